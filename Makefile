@@ -1,0 +1,86 @@
+# Everything a developer runs; `make` alone lists it. Options for pytest: make test PYTEST_ARGS="-k config -x"
+.DEFAULT_GOAL := help
+
+# The environments and the demo model are shared by all checkouts of this machine.
+ifeq ($(shell id -u),0)
+  DEFAULT_CACHE := /var/cache/polaris
+else
+  DEFAULT_CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/polaris
+endif
+export POLARIS_CACHE := $(abspath $(or $(POLARIS_CACHE),$(DEFAULT_CACHE)))
+
+# Used only where pip's own configuration offers no CPU build of torch.
+TORCH_INDEX := https://download.pytorch.org/whl/cpu
+export POLARIS_TORCH_INDEX := $(or $(POLARIS_TORCH_INDEX),$(TORCH_INDEX))
+
+# Real books and benchmarks for tests; without them those tests skip and say so.
+SHARED := $(or $(POLARIS_SHARED),$(abspath $(wildcard ../shared)))
+ifneq ($(SHARED),)
+  export POLARIS_SHARED := $(SHARED)
+endif
+
+PY := .venv/bin/python
+POLARIS := .venv/bin/polaris
+DEMO := examples/demo/demo.yaml
+MODEL := $(POLARIS_CACHE)/models/smollm2-135m-instruct
+PYTEST := PYTHONPATH=tests $(PY) -m pytest -p group_times $(PYTEST_ARGS)
+COMPILE := $(PY) -m piptools compile --quiet --no-header --strip-extras $(if $(UPGRADE),--upgrade) \
+  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: demo
+demo: model ## train, write, judge and report on this machine, from nothing to a page
+	@$(POLARIS) run $(DEMO)
+
+.PHONY: status
+status: setup ## how far the demo is
+	@$(POLARIS) status $(DEMO)
+
+.PHONY: test
+test: tools ## every test that needs neither a cluster nor a GPU
+	@$(PYTEST) -m "not cluster and not gpu and not acceptance"
+
+.PHONY: acceptance
+acceptance: tools model ## the issues' cases at their full count
+	@$(PYTEST) -m acceptance
+
+.PHONY: lint
+lint: tools ## ruff and mypy, changing nothing
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+	@$(PY) -m mypy scripts/environment.py
+
+.PHONY: format
+format: tools ## let ruff mend and format the code
+	@$(PY) -m ruff check --fix .
+	@$(PY) -m ruff format .
+
+.PHONY: lock
+lock: tools ## resolve requirements/*.in into *.txt (UPGRADE=1: to the newest releases)
+	@sh scripts/lock.sh
+
+.PHONY: setup
+setup: ## make or update .venv
+	@sh scripts/setup.sh
+
+.PHONY: tools
+tools: ## the same, with what tests and checks need
+	@sh scripts/setup.sh --tools
+
+.PHONY: model
+model: setup ## fetch and convert the demo's small language model
+	@$(PY) scripts/demo_model.py $(MODEL)
+	@mkdir -p .polaris && ln -sfn $(MODEL) .polaris/model
+
+.PHONY: prune
+prune: ## remove cached environments that the lock files no longer name
+	@sh scripts/setup.sh --prune
+
+.PHONY: clean
+clean: ## remove what this checkout made: .venv, runs, tool caches (the shared cache stays)
+	rm -rf .venv .polaris build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

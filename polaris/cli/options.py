@@ -1,0 +1,16 @@
+"""Arguments that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ConfigFile = Annotated[
+    Path, typer.Argument(metavar="CONFIG", envvar="POLARIS_CONFIG", help="The run's YAML file.")
+]
+InstanceName = Annotated[
+    str, typer.Argument(metavar="INSTANCE", help="For instance `train` or `generate.trained.story-quality`.")
+]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log debug lines too.")]

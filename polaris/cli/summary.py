@@ -1,0 +1,148 @@
+"""A run's store in, the table of its instances and where its report lies out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from polaris.artifact import Artifact, Manifest
+from polaris.cli.live import brief_counts
+from polaris.errors import MEANING
+from polaris.execute.lease import is_held
+from polaris.stage import Run, Status
+from polaris.storage import NotFound
+
+_STYLES = {"complete": "green", "running": "cyan", "failed": "red", "interrupted": "yellow"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One instance as `polaris status` shows it."""
+
+    instance: str
+    state: str
+    digest: str
+    seconds: float | None
+    counts: dict[str, float]
+    usd: float | None
+    reason: str
+
+
+def rows(run: Run, selected: set[str], reasons: dict[str, str]) -> list[Row]:
+    """Return a row an instance; `reasons` are failures that this process knows of."""
+    held = is_held(run.store, run.config.run)
+    found = []
+    for name in run.plan.instances:
+        if name not in selected:
+            continue
+        digest = run.plan.instances[name].digest
+        manifest = run.manifest(name)
+        if manifest:
+            usd = manifest.cost.get("usd")
+            found.append(Row(name, "complete", digest, manifest.seconds, manifest.counts, usd, ""))
+            continue
+        status = latest_status(run, name)
+        state = str(status.get("state", "pending"))
+        if state == "running" and not held:
+            state = "interrupted"
+        reason = reasons.get(name) or str(status.get("reason") or "")
+        if name in reasons:
+            state = "failed"
+        if status.get("code") in MEANING and state == "failed":
+            reason = f"{reason} (exit code {status['code']}: {MEANING[status['code']]})"
+        found.append(Row(name, state, digest, None, {}, None, reason))
+    return found
+
+
+def latest_status(run: Run, name: str) -> dict[str, Any]:
+    """Return the status of an instance's newest attempt, empty if it never had one."""
+    ending = f"/{Status.NAME}"
+    keys = [info.key for info in run.store.list(f"{run.prefix(name)}attempts/") if info.key.endswith(ending)]
+    try:
+        found: dict[str, Any] = json.loads(run.store.get(max(keys))) if keys else {}
+    except (NotFound, ValueError):
+        return {}
+    return found
+
+
+def print_status(run: Run, *, as_json: bool) -> None:
+    """Print the run's instances as a table or as JSON."""
+    found = rows(run, set(run.plan.instances), {})
+    if as_json:
+        print(json.dumps([asdict(row) for row in found], indent=1))
+        return
+    _print(run, found)
+
+
+def print_summary(run: Run, selected: set[str], reasons: dict[str, str]) -> None:
+    """Print the table, the notes of the artifacts, and the path of a copy of the report."""
+    found = rows(run, selected, reasons)
+    console = _print(run, found)
+    done = sum(row.state == "complete" for row in found)
+    usd = sum(row.usd or 0 for row in found)
+    seconds = sum(row.seconds or 0 for row in found)
+    total = f"{done} of {len(found)} complete · {seconds / 60:.1f} min of work · {usd:.2f} USD"
+    console.print(total, soft_wrap=True)
+    manifest = run.manifest("report") if "report" in selected else None
+    if manifest:
+        console.print(f"Report: {save_report(run, manifest)}", soft_wrap=True)
+
+
+def save_report(run: Run, manifest: Manifest) -> str:
+    """Write the report page to where the configuration says, return that path."""
+    path = run.config.execute.report_file
+    data = Artifact(run.store, manifest).read("report.html")
+    if not path.is_file() or path.read_bytes() != data:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return str(path)
+
+
+def _table(run: Run, found: list[Row]) -> Table:
+    table = Table(title=f"run {run.config.run} in {run.store.url}", title_justify="left")
+    for name in ("instance", "state", "digest"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("time", justify="right", no_wrap=True)
+    table.add_column("USD", justify="right", no_wrap=True)
+    table.add_column("counts", overflow="fold")
+    for row in found:
+        table.add_row(
+            row.instance,
+            f"[{_STYLES.get(row.state, 'dim')}]{row.state}[/]",
+            row.digest[:8],
+            "" if row.seconds is None else _clock(row.seconds),
+            "" if row.usd is None else f"{row.usd:.2f}",
+            brief_counts(row.counts),
+        )
+    return table
+
+
+def _print(run: Run, found: list[Row]) -> Console:
+    """Print the table, then what is too long for it: reasons and notes, a line each."""
+    manifests = [run.manifest(row.instance) for row in found if row.state == "complete"]
+    notes = dict.fromkeys(note for manifest in manifests if manifest for note in manifest.notes)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, 120)
+    console.print(_table(run, found))
+    for row in found:
+        if row.reason:
+            text = f"[red]{row.instance}:[/] {_escaped(row.reason)}"
+            console.print(text, soft_wrap=True)
+    for note in notes:
+        console.print(f"[yellow]Note:[/] {_escaped(note)}", soft_wrap=True)
+    return console
+
+
+def _clock(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

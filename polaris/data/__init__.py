@@ -1,0 +1,1 @@
+"""Anthologies in, stories and then pairs of prompt and story out."""

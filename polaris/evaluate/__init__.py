@@ -1,0 +1,1 @@
+"""Stories and their judgements in, figures with intervals out: one file a benchmark, no model, no network."""

@@ -1,0 +1,108 @@
+"""One model's stories and judgements of one evaluation in, `result.json` out.
+
+The result holds no time and no path: the same inputs give the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from polaris.artifact import Artifact
+from polaris.config import RunConfig, TrainedModel
+from polaris.errors import InputError
+from polaris.evaluate import story_quality
+from polaris.stage import StageContext
+from polaris.text import WORD_COUNTER
+
+
+def run(context: StageContext) -> None:
+    """Compute every figure of `evaluate.M.E`, compare with the evaluation's baseline, write `result.json`.
+
+    Raises:
+        InputError: a judgement of an unknown story, or judgements by more than one judge or rubric.
+
+    """
+    model, name = context.instance.params["model"], context.instance.params["evaluation"]
+    evaluation = context.config.evaluations[name]
+    judge = context.inputs[f"judge.{model}.{name}"]
+    generated = context.inputs[f"generate.{model}.{name}"].rows("stories.jsonl")
+    scores = judge.rows("scores.jsonl")
+    rows = story_quality.per_story(generated, scores, judge.rows("failures.jsonl"))
+    seed, resamples = context.config.seed, evaluation.bootstrap
+    figures = story_quality.figures(rows, seed, resamples)
+    result: dict[str, Any] = {
+        "evaluation": name,
+        "kind": evaluation.kind,
+        "model": model,
+        "model_identity": one_value(generated, "model", "stories.jsonl"),
+        "judge": one_value(scores, "judge", "scores.jsonl"),
+        "rubric": one_value(scores, "rubric", "scores.jsonl"),
+        "caveat": context.caveat(evaluation.judge),
+        "same_judge_as_training": same_judge_as_training(
+            context.config, model, evaluation.judge, context.run.identity_of_model
+        ),
+        "metric_version": story_quality.METRIC_VERSION,
+        "word_counter": WORD_COUNTER,
+        "bootstrap": {"resamples": resamples, "seed": seed, "level": 0.95},
+        "n": figures["story_quality"]["n"],
+        "n_failed": figures["story_quality"]["n_failed"],
+        "figures": figures,
+        **story_quality.counts(rows),
+        "paired": _paired(context, model, name, rows),
+        "per_story": rows,
+    }
+    context.output.put("result.json", json.dumps(result, sort_keys=True, indent=1, allow_nan=False).encode())
+    _fill_counts(context, result)
+
+
+def same_judge_as_training(config: RunConfig, model: str, judge: str, identity: Callable[[str], str]) -> bool:
+    """Tell whether the model was trained on this judge's scores, so that a gain may be a hacked rubric.
+
+    Only a model that this run trained can be concerned. `identity` returns the identity of a model's
+    weights: two names for the same weights are one judge.
+    """
+    if config.train is None or not isinstance(config.models[model], TrainedModel):
+        return False
+    training = config.judges[config.train.judge].model
+    return identity(training) == identity(config.judges[judge].model)
+
+
+def one_value(rows: Iterable[dict[str, Any]], key: str, where: str) -> str | None:
+    """Return the value that all rows share, None when there are no rows.
+
+    Raises:
+        InputError: the rows disagree.
+
+    """
+    found = sorted({str(row[key]) for row in rows})
+    if len(found) > 1:
+        raise InputError(f"{where} mixes {key} {found[0]} and {found[1]}: make it again with one {key}")
+    return found[0] if found else None
+
+
+def _paired(
+    context: StageContext, model: str, name: str, rows: list[dict[str, Any]]
+) -> dict[str, Any] | None:
+    evaluation = context.config.evaluations[name]
+    baseline = evaluation.baseline
+    if baseline is None or baseline == model:
+        return None
+    judge: Artifact = context.inputs[f"judge.{baseline}.{name}"]
+    other = story_quality.per_story(
+        context.inputs[f"generate.{baseline}.{name}"].rows("stories.jsonl"),
+        judge.rows("scores.jsonl"),
+        judge.rows("failures.jsonl"),
+    )
+    differences = story_quality.compare(rows, other, context.config.seed, evaluation.bootstrap)
+    return {"baseline": baseline, "figures": differences}
+
+
+def _fill_counts(context: StageContext, result: dict[str, Any]) -> None:
+    for key in ("stories", "judgements", "judgements_failed", "truncated", "empty"):
+        context.counts[key] = result[key]
+    context.counts["scored"] = result["n"]
+    context.counts["unscored"] = result["n_failed"]
+    if result["n_failed"]:
+        context.notes.append(f"{result['n_failed']} of {result['stories']} stories have no score")

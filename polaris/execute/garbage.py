@@ -1,0 +1,45 @@
+"""A run's objects in, those that nothing needs any more out."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from polaris.artifact import MANIFEST, artifact_prefix, find_manifest
+from polaris.stage import Status
+from polaris.storage import ObjectInfo, Store
+
+_KEPT = (f"/{Status.NAME}", "/log.txt")
+
+
+def collect(store: Store, run: str, *, abandon: bool) -> list[ObjectInfo]:
+    """Return the objects that can go; whoever calls holds the run's lease.
+
+    They are the attempts that no manifest names, but for an unfinished stage's newest log and status,
+    and `progress/` of finished stages; of unfinished ones only with `abandon`.
+    """
+    artifacts: dict[tuple[str, str], list[ObjectInfo]] = defaultdict(list)
+    for info in store.list(f"runs/{run}/"):
+        parts = info.key.split("/")
+        if len(parts) > 4:
+            artifacts[parts[2], parts[3]].append(info)
+    found = []
+    for (instance, digest), objects in artifacts.items():
+        prefix = artifact_prefix(run, instance, digest)
+        manifest = find_manifest(store, prefix)
+        keys = [info.key.split("/") for info in objects]
+        attempts = sorted({key[5] for key in keys if key[4] == "attempts"})
+        newest = attempts[-1] if attempts else ""
+        for info in objects:
+            part, _, rest = info.key.removeprefix(prefix).partition("/")
+            attempt = rest.partition("/")[0]
+            if part == MANIFEST:
+                continue
+            if part == "progress":
+                gone = manifest is not None or abandon
+            elif manifest is not None:
+                gone = attempt != manifest.attempt
+            else:
+                gone = abandon or attempt != newest or not info.key.endswith(_KEPT)
+            if gone:
+                found.append(info)
+    return found

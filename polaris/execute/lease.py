@@ -1,0 +1,152 @@
+"""A run's name in, the sole right to carry it out, renewed while held.
+
+The lease is one object in the store, taken and renewed by conditional puts. Somebody else's lease is
+free when its object has not changed for its time to live on *our* clock (so clocks may differ), or
+at once when its holder was a process of this machine that is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from types import TracebackType
+from typing import Any
+
+from polaris.errors import PolarisError
+from polaris.runtime import StopFlag, get_logger
+from polaris.storage import Conflict, NotFound, Store
+
+log = get_logger("lease")
+
+TTL_S = 30.0
+
+
+class Lease:
+    """`with Lease(...)` waits for the lease, holds it, and gives it back."""
+
+    def __init__(self, store: Store, run: str, stop: StopFlag, *, ttl_s: float = TTL_S) -> None:
+        self.store = store
+        self.key = lease_key(run)
+        self.stop = stop
+        self.ttl_s = ttl_s
+        self.lost = False
+        self._etag: str | None = None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
+
+    def __enter__(self) -> Lease:
+        seen: str | None = None
+        since = time.monotonic()
+        while not self._take(seen if time.monotonic() - since > self.ttl_s else None):
+            self.stop.check()
+            info = self.store.head(self.key)
+            if info and info.etag != seen:
+                if seen is None:
+                    log.info("waiting", reason=f"another polaris run holds {self.key}", holder=self._holder())
+                seen, since = info.etag, time.monotonic()
+            time.sleep(0.5)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+        if not self.lost:
+            self.store.delete([self.key])
+
+    def _take(self, expired: str | None) -> bool:
+        """Try to take the lease; `expired` is the etag of one that has run out."""
+        try:
+            info = self.store.head(self.key)
+            if info is None:
+                self._etag = self.store.put(self.key, _mine(), if_absent=True)
+                return True
+            if info.etag == expired or is_abandoned(self.store, self.key):
+                self._etag = self.store.put(self.key, _mine(), if_match=info.etag)
+                return True
+            return False
+        except (Conflict, NotFound):
+            return False
+
+    def _renew(self) -> None:
+        while not self._ended.wait(self.ttl_s / 3):
+            try:
+                self._etag = self.store.put(self.key, _mine(), if_match=self._etag)
+            except (Conflict, NotFound):
+                self.lost = True
+                log.error("lease_lost", key=self.key)
+                return
+            except PolarisError as error:
+                log.warning("lease_not_renewed", reason=str(error))
+
+    def _holder(self) -> str:
+        holder = _read(self.store, self.key)
+        return f"process {holder.get('pid')} on {holder.get('host')}"
+
+
+def lease_key(run: str) -> str:
+    """Return the key of a run's lease."""
+    return f"runs/{run}/LEASE.json"
+
+
+def is_held(store: Store, run: str) -> bool:
+    """Tell whether somebody seems to be carrying the run out."""
+    key = lease_key(run)
+    return store.head(key) is not None and not is_abandoned(store, key)
+
+
+def is_abandoned(store: Store, key: str) -> bool:
+    """Tell whether the lease's holder was a process of this machine that no longer lives."""
+    holder = _read(store, key)
+    if holder.get("host") != socket.gethostname() or holder.get("boot") != _boot():
+        return False
+    return _started(int(holder.get("pid", 0))) != holder.get("started")
+
+
+def _read(store: Store, key: str) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(store.get(key))
+        return found
+    except (NotFound, ValueError):
+        return {}
+
+
+def _mine() -> bytes:
+    row = {
+        "host": socket.gethostname(),
+        "boot": _boot(),
+        "pid": os.getpid(),
+        "started": _started(os.getpid()),
+        "nonce": uuid.uuid4().hex,
+    }
+    return json.dumps(row).encode()
+
+
+def _boot() -> str:
+    """Return an id of this machine's boot and process namespace; '' where it is not known."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return f"{file.read().strip()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+def _started(pid: int) -> str | None:
+    """Return when a process started, in the kernel's own ticks; None if it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()
+            return None if fields[0] == "Z" else fields[19]
+    except OSError:
+        pass
+    try:
+        os.kill(pid, 0)
+        return "alive" if not os.path.isdir("/proc/self") else None
+    except (OSError, OverflowError):
+        return None

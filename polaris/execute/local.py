@@ -1,0 +1,229 @@
+"""Actions in, processes of this machine out: stages, model servers, their logs and how they ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from polaris.artifact import new_attempt
+from polaris.errors import BUG, DONE, FINAL, MEANING, PolarisError
+from polaris.runtime import LOG_ENV, die_with_parent, get_logger, redact
+from polaris.stage import ATTEMPT_ENV, ENDPOINTS_ENV, Run, Status
+
+log = get_logger("local")
+
+TAIL_LINES = 12
+SERVICE_STOP_S = 20.0
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a stage ended: exit code (128 + N for signal N), one-line reason, and its log's last lines."""
+
+    name: str
+    code: int
+    reason: str
+
+
+@dataclass
+class _Child:
+    """A child process in a session of its own; its output goes to a file."""
+
+    process: subprocess.Popen[bytes]
+    log_path: Path
+    attempt: str = ""
+    url: str = ""
+    ready: threading.Event = field(default_factory=threading.Event)
+    begun: float = field(default_factory=time.monotonic)
+
+    def tail(self) -> str:
+        with self.log_path.open(encoding="utf-8", errors="replace") as file:
+            return redact("".join(deque(file, TAIL_LINES)).strip())
+
+    def kill_group(self, number: int) -> None:
+        try:
+            os.killpg(self.process.pid, number)
+        except (ProcessLookupError, PermissionError):
+            return
+
+
+class LocalExecutor:
+    """Carries actions out with processes of this machine."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self._stages: dict[str, _Child] = {}
+        self._services: dict[str, _Child] = {}
+
+    # Stages
+
+    def start_stage(self, name: str) -> None:
+        """Start a stage with the endpoints of the services that answer."""
+        attempt = new_attempt()
+        endpoints = {model: child.url for model, child in self._services.items() if child.ready.is_set()}
+        environment = {ENDPOINTS_ENV: json.dumps(endpoints), ATTEMPT_ENV: attempt}
+        arguments = ["stage", name, str(self.run.path)]
+        self._stages[name] = _start(arguments, environment, log_folder(self.run, name) / f"{attempt}.log")
+        self._stages[name].attempt = attempt
+
+    def running(self) -> dict[str, Path]:
+        """Return the stages that run, and their logs."""
+        return {name: child.log_path for name, child in self._stages.items()}
+
+    def ended(self) -> list[Ended]:
+        """Return the stages that ended since the last call."""
+        found = []
+        for name, child in list(self._stages.items()):
+            code = child.process.poll()
+            if code is None:
+                continue
+            del self._stages[name]
+            # What a killed stage started in its session must not go on without it.
+            child.kill_group(signal.SIGKILL)
+            found.append(self._end(name, child, code if code >= 0 else 128 - code))
+        return found
+
+    def _end(self, name: str, child: _Child, code: int) -> Ended:
+        prefix = self.run.prefix(name)
+        key = f"{prefix}attempts/{child.attempt}/"
+        try:
+            self.run.store.upload(child.log_path, f"{key}log.txt")
+            stored = self.run.store.head(key + Status.NAME) and self.run.store.get(key + Status.NAME)
+        except PolarisError as error:
+            log.warning("log_not_stored", instance=name, reason=str(error))
+            stored = None
+        status = json.loads(stored) if stored else {}
+        if code == DONE:
+            return Ended(name, code, "")
+        if status.get("state") == "failed":
+            return Ended(name, code, str(status["reason"]))
+        killed = f"killed by signal {code - 128}" if code > 128 else f"exit code {code}"
+        reason = MEANING.get(code, killed)
+        reason = f"{reason}; its log ends: {child.tail()}"
+        Status(self.run.store, prefix, child.attempt).write("failed", code, reason)
+        return Ended(name, code, reason)
+
+    def stop_stages(self, number: int) -> None:
+        """Send a signal to every stage; each saves, and ends by itself."""
+        for child in self._stages.values():
+            child.process.send_signal(number)
+
+    # Services
+
+    def start_service(self, model: str) -> None:
+        """Start a model's server; `services` says when it has generated its first token."""
+        port = _free_port()
+        path = log_folder(self.run, f"service-{model}") / f"{new_attempt()}.log"
+        arguments = ["serve", model, str(self.run.path), "--port", str(port)]
+        child = _start(arguments, {}, path)
+        child.url = f"http://127.0.0.1:{port}/v1"
+        self._services[model] = child
+        threading.Thread(target=_await_token, args=(child, model), daemon=True).start()
+
+    def services(self) -> dict[str, bool]:
+        """Return the services that are up or starting, and whether they answer."""
+        return {name: child.ready.is_set() for name, child in self._services.items()}
+
+    def service_logs(self) -> dict[str, Path]:
+        """Return the services' logs."""
+        return {name: child.log_path for name, child in self._services.items()}
+
+    def service_url(self, model: str) -> str:
+        """Return a running service's base URL."""
+        return self._services[model].url
+
+    def dead_services(self) -> list[Ended]:
+        """Return the services that died or took too long since the last call; they are gone then."""
+        found = []
+        for name, child in list(self._services.items()):
+            code = child.process.poll()
+            late = time.monotonic() - child.begun > self.run.config.execute.service_timeout_s
+            if code is None and (child.ready.is_set() or not late):
+                continue
+            del self._services[name]
+            what = "died" if code is not None else "gave no token within execute.service_timeout_s"
+            child.kill_group(signal.SIGKILL)
+            reason = f"the endpoint of models.{name} {what}; its log ends: {child.tail()}"
+            found.append(Ended(name, code if code in FINAL else BUG, reason))
+        return found
+
+    def stop_service(self, model: str) -> None:
+        """Stop a service and wait until it is gone."""
+        child = self._services.pop(model)
+        child.kill_group(signal.SIGTERM)
+        try:
+            child.process.wait(SERVICE_STOP_S)
+        except subprocess.TimeoutExpired:
+            log.warning("service_killed", model=model, after_s=SERVICE_STOP_S)
+        child.kill_group(signal.SIGKILL)
+        child.process.wait()
+
+    def close(self) -> None:
+        """End everything that still runs."""
+        for child in self._stages.values():
+            child.kill_group(signal.SIGKILL)
+            child.process.wait()
+        self._stages.clear()
+        for model in list(self._services):
+            self.stop_service(model)
+
+
+def log_folder(run: Run, name: str) -> Path:
+    """Return the folder of a stage's or service's logs on this machine, one file an attempt."""
+    return run.config.execute.work_dir / "logs" / name
+
+
+def _start(arguments: list[str], environment: dict[str, str], path: Path) -> _Child:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    output: IO[bytes]
+    with path.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "polaris", *arguments],
+            env={**os.environ, LOG_ENV: "json", "PYTHONUNBUFFERED": "1", **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=die_with_parent,
+        )
+    return _Child(process, path)
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def _await_token(child: _Child, model: str) -> None:
+    """Set the child's ready event once its model is listed and has generated one token.
+
+    A server can list its model before its sampler ever ran, and die on the first request.
+    """
+    asked = {"model": model, "max_tokens": 1, "messages": [{"role": "user", "content": "Hello"}]}
+    request = urllib.request.Request(
+        f"{child.url}/chat/completions",
+        json.dumps(asked).encode(),
+        {"Content-Type": "application/json", "Authorization": "Bearer none"},
+    )
+    while child.process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{child.url}/models", timeout=5):
+                pass
+            with urllib.request.urlopen(request, timeout=300):
+                child.ready.set()
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.5)

@@ -1,0 +1,95 @@
+"""A configuration section and its files' hashes in, the part of it that decides content out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from polaris.artifact import sha256_file
+from polaris.config import Mark
+from polaris.errors import ConfigError
+
+
+def mark_of(section: type[BaseModel], field: str) -> str | None:
+    """Return a field's mark: identity, content, operational, or None for a section that is walked into."""
+    marks = [item.kind for item in section.model_fields[field].metadata if isinstance(item, Mark)]
+    return marks[0] if marks else None
+
+
+def identity_of(section: BaseModel, contents: Mapping[Path, str]) -> dict[str, Any]:
+    """Return a section's identity: its identity fields as JSON values, its files as their hashes."""
+    found: dict[str, Any] = {}
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        mark = mark_of(type(section), name)
+        if mark == "identity":
+            found[name] = json.loads(json.dumps(value))
+        elif mark == "content":
+            found[name] = _hashes(value, contents)
+        elif mark is None:
+            found[name] = _nested(value, contents)
+    return found
+
+
+def digest_of(identity: Mapping[str, Any]) -> str:
+    """Return the digest of an identity: 16 hexadecimal digits of its canonical JSON's SHA-256."""
+    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def hash_contents(config: BaseModel) -> dict[Path, str]:
+    """Hash every file and folder that the configuration names as content.
+
+    Raises ConfigError naming the setting of one that is missing.
+    """
+    hashes: dict[Path, str] = {}
+    for setting, path in _contents(config, ""):
+        if path not in hashes:
+            hashes[path] = _hash(setting, path)
+    return hashes
+
+
+def _hash(setting: str, path: Path) -> str:
+    if path.is_file():
+        return sha256_file(path)
+    if not path.is_dir():
+        raise ConfigError(f"{setting}: '{path}' does not exist; give a file or folder that does")
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    listing = "".join(f"{sha256_file(file)}  {file.relative_to(path).as_posix()}\n" for file in files)
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def _contents(section: BaseModel, prefix: str) -> Iterator[tuple[str, Path]]:
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        setting = f"{prefix}{name}"
+        mark = mark_of(type(section), name)
+        if mark == "content":
+            paths = value if isinstance(value, tuple) else (value,)
+            yield from ((setting, path) for path in paths if path is not None)
+        elif mark is None:
+            children = value.items() if isinstance(value, dict) else [("", value)]
+            for key, child in children:
+                if isinstance(child, BaseModel):
+                    yield from _contents(child, f"{setting}.{key}." if key else f"{setting}.")
+
+
+def _hashes(value: Any, contents: Mapping[Path, str]) -> Any:
+    if value is None:
+        return None
+    if isinstance(value, tuple):
+        return [contents[path] for path in value]
+    return contents[value]
+
+
+def _nested(value: Any, contents: Mapping[Path, str]) -> Any:
+    if isinstance(value, BaseModel):
+        return identity_of(value, contents)
+    if isinstance(value, dict):
+        return {name: _nested(child, contents) for name, child in sorted(value.items())}
+    return value

@@ -1,0 +1,236 @@
+"""A configuration in, its graph of stage instances out; a state in, the next actions out. All pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from polaris.config import EndpointModel, RunConfig, TrainedModel
+from polaris.errors import FINAL, ConfigError
+from polaris.identity import digest_of, identity_of
+from polaris.kinds import KINDS
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One piece of work: `kind` applied to `params`, after `needs`, while `services` answer.
+
+    `identity` is what decides its artifact's content and `digest` its hash; `services` are names under
+    the configuration's `models` that this run serves.
+    """
+
+    name: str
+    kind: str
+    params: Mapping[str, str]
+    needs: tuple[str, ...]
+    services: tuple[str, ...]
+    identity: Mapping[str, Any]
+    digest: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run's instances by name, every one after what it needs."""
+
+    instances: dict[str, Instance]
+
+    def selected(self, only: Iterable[str]) -> set[str]:
+        """Return the named instances and all that they need; all instances if none is named.
+
+        Raises ConfigError for a name that the plan does not have.
+        """
+        waiting = list(only) or list(self.instances)
+        found: set[str] = set()
+        while waiting:
+            name = waiting.pop()
+            if name not in self.instances:
+                raise ConfigError(f"'{name}' is no instance of this run; it has {', '.join(self.instances)}")
+            if name not in found:
+                found.add(name)
+                waiting += self.instances[name].needs
+        return found
+
+
+def plan(config: RunConfig, contents: Mapping[Path, str]) -> Plan:
+    """Unfold a configuration into its instances; `contents` are its files' hashes."""
+    return Plan(_Unfolding(config, contents).all())
+
+
+class _Unfolding:
+    def __init__(self, config: RunConfig, contents: Mapping[Path, str]) -> None:
+        self.config = config
+        self.contents = contents
+        self.found: dict[str, Instance] = {}
+
+    def all(self) -> dict[str, Instance]:
+        config = self.config
+        self._add("data", {}, (), (), {"data": identity_of(config.data, self.contents)})
+        if config.train:
+            self._train()
+        pairs = [(model, name) for name, e in config.evaluations.items() for model in e.models]
+        for model, evaluation in pairs:
+            self._generate(model, evaluation)
+        for model, evaluation in pairs:
+            self._judge(model, evaluation)
+        for model, evaluation in pairs:
+            self._evaluate(model, evaluation)
+        self._add("report", {}, tuple(self.found), (), {})
+        return self.found
+
+    def _train(self) -> None:
+        train = self.config.train
+        assert train is not None
+        base, _ = self._model(train.base)
+        judge, judge_needs, services = self._judge_part(train.judge)
+        self._add(
+            "train",
+            {},
+            ("data", *judge_needs),
+            services,
+            {
+                "train": identity_of(train, self.contents),
+                "reward": identity_of(self.config.reward, self.contents),
+                "base": base,
+                "judge": judge,
+            },
+        )
+
+    def _generate(self, model: str, evaluation: str) -> None:
+        writer, needs = self._model(model)
+        settings = identity_of(self.config.evaluations[evaluation], self.contents)
+        # The judge and the resampling come after the stories and decide nothing about them.
+        asked = {key: value for key, value in settings.items() if key not in ("judge", "bootstrap")}
+        params = {"model": model, "evaluation": evaluation}
+        self._add("generate", params, needs, self._served(model), {"evaluation": asked, "model": writer})
+
+    def _judge(self, model: str, evaluation: str) -> None:
+        judge, needs, services = self._judge_part(self.config.evaluations[evaluation].judge)
+        params = {"model": model, "evaluation": evaluation}
+        stories = f"generate.{model}.{evaluation}"
+        self._add("judge", params, (stories, *needs), services, {"judge": judge})
+
+    def _evaluate(self, model: str, evaluation: str) -> None:
+        settings = self.config.evaluations[evaluation]
+        needs = [f"generate.{model}.{evaluation}", f"judge.{model}.{evaluation}"]
+        if settings.baseline and settings.baseline != model:
+            needs += [f"generate.{settings.baseline}.{evaluation}", f"judge.{settings.baseline}.{evaluation}"]
+        identity = {
+            "bootstrap": settings.bootstrap,
+            "baseline": settings.baseline,
+            "reward": identity_of(self.config.reward, self.contents),
+            "training_judge": self._model(self.config.judges[self.config.train.judge].model)[0]
+            if self.config.train
+            else None,
+        }
+        params = {"model": model, "evaluation": evaluation}
+        self._add("evaluate", params, tuple(needs), (), identity)
+
+    def _model(self, name: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """Return a model's identity and the instances that make it."""
+        model = self.config.models[name]
+        if isinstance(model, TrainedModel):
+            return {"kind": "trained", "train": self.found["train"].digest}, ("train",)
+        return identity_of(model, self.contents), ()
+
+    def _judge_part(self, name: str) -> tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]:
+        """Return a judge's identity, the instances that make its model, and its services."""
+        judge = self.config.judges[name]
+        model, needs = self._model(judge.model)
+        asked = identity_of(judge, self.contents)
+        del asked["model"]
+        return {"settings": asked, "model": model}, needs, self._served(judge.model)
+
+    def _served(self, model: str) -> tuple[str, ...]:
+        return () if isinstance(self.config.models[model], EndpointModel) else (model,)
+
+    def _add(
+        self,
+        kind: str,
+        params: dict[str, str],
+        needs: tuple[str, ...],
+        services: tuple[str, ...],
+        identity: dict[str, Any],
+    ) -> None:
+        name = ".".join((kind, *params.values()))
+        whole = {
+            "kind": kind,
+            "version": KINDS[kind].version,
+            "params": params,
+            "seed": self.config.seed,
+            "needs": {need: self.found[need].digest for need in needs},
+            **identity,
+        }
+        self.found[name] = Instance(name, kind, params, needs, services, whole, digest_of(whole))
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An instance's latest failure: the exit code and how many attempts it has had."""
+
+    code: int
+    attempts: int
+
+
+@dataclass(frozen=True)
+class State:
+    """What is known of a run at one moment; `services` maps a model to whether its endpoint answers."""
+
+    complete: frozenset[str] = frozenset()
+    running: frozenset[str] = frozenset()
+    failures: Mapping[str, Failure] = field(default_factory=dict)
+    services: Mapping[str, bool] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Action:
+    """One thing to do: start or stop the named stage or service."""
+
+    do: Literal["start-stage", "start-service", "stop-service"]
+    name: str
+
+
+def is_lost(failure: Failure | None, retries: int) -> bool:
+    """Tell whether a failure is final: no retry can mend its code, or the retries are used up."""
+    return failure is not None and (failure.code in FINAL or failure.attempts > retries)
+
+
+def next_actions(
+    plan: Plan, selected: set[str], state: State, *, parallel: int, retries: int
+) -> tuple[list[Action], bool]:
+    """Return what to do now, and whether the run is over.
+
+    An instance starts when its needs are complete, a place is free and its services answer; a service
+    starts when an instance that needs it could start, and stops when none that can still run needs it.
+    """
+    open_ = _can_still_run(plan, selected, state, retries)
+    ready = [
+        plan.instances[name]
+        for name in open_
+        if name not in state.running and all(need in state.complete for need in plan.instances[name].needs)
+    ]
+    chosen = ready[: max(0, parallel - len(state.running))]
+    needed = {service for name in open_ for service in plan.instances[name].services}
+    actions = [Action("stop-service", name) for name in sorted(state.services) if name not in needed]
+    for instance in chosen:
+        missing = [name for name in instance.services if name not in state.services]
+        actions += [action for name in missing if (action := Action("start-service", name)) not in actions]
+        if all(state.services.get(name) for name in instance.services):
+            actions.append(Action("start-stage", instance.name))
+    over = not open_ and not state.services
+    return actions, over
+
+
+def _can_still_run(plan: Plan, selected: set[str], state: State, retries: int) -> list[str]:
+    """List the selected, incomplete instances that no lost instance stands before, in plan order."""
+    lost: set[str] = set()
+    found = []
+    for name, instance in plan.instances.items():
+        if name not in selected or name in state.complete:
+            continue
+        if is_lost(state.failures.get(name), retries) or any(need in lost for need in instance.needs):
+            lost.add(name)
+            continue
+        found.append(name)
+    return found

@@ -1,0 +1,193 @@
+"""A run's finished artifacts in, one plain dict out: all that the page and `report.json` say.
+
+Nothing is computed twice: figures come from the evaluate stage's results, counts and costs from the
+manifests. A part that is not there is None and named in `missing`.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from polaris.artifact import Artifact, Manifest
+from polaris.config import RunConfig
+from polaris.report.pairs import dimensions
+from polaris.report.scores import evaluation_facts, model_rows
+from polaris.report.training import training_facts
+
+FORMAT = 1
+COSTS = ("calls", "cached_calls", "prompt_tokens", "completion_tokens", "usd")
+
+
+def collect(
+    inputs: Mapping[str, Artifact],
+    config: RunConfig,
+    *,
+    config_file: str,
+    identities: Mapping[str, str],
+    caveats: Mapping[str, str | None],
+) -> dict[str, Any]:
+    """Return the report's facts.
+
+    Args:
+        inputs: finished artifacts by instance name.
+        config: the run's configuration.
+        config_file: the configuration's file name, for the commands that reproduce the run.
+        identities: model name → identity of its weights or endpoint.
+        caveats: judge name → what to say wherever its scores appear, None for a judge to be trusted.
+
+    """
+    manifests = [artifact.manifest for artifact in inputs.values()]
+    evaluations = [
+        evaluation_facts(name, inputs, config, caveats.get(settings.judge))
+        for name, settings in config.evaluations.items()
+    ]
+    data = data_facts(inputs["data"]) if "data" in inputs else None
+    training = _training(inputs, config, identities, data)
+    missing = [line for evaluation in evaluations for line in evaluation["missing"]]
+    if data is None:
+        missing.insert(0, "The data stage has no artifact here.")
+    if config.train is not None and training is None:
+        missing.insert(0, "The train stage has no artifact here: there are no training curves.")
+    if not evaluations:
+        missing.append("The configuration names no evaluation: nothing was scored.")
+    return {
+        "format": FORMAT,
+        "run": config.run,
+        "config_file": config_file,
+        "seed": config.seed,
+        "started": min((manifest.started for manifest in manifests), default=None),
+        "finished": max((manifest.finished for manifest in manifests), default=None),
+        "caveats": _caveats(config, caveats, evaluations),
+        "models": model_rows(config, identities),
+        "rubric": dimensions(),
+        "evaluations": evaluations,
+        "training": training,
+        "data": data,
+        "instances": [instance_facts(manifest) for manifest in manifests],
+        "totals": _totals(manifests),
+        "versions": _versions(manifests),
+        "config": config.model_dump(mode="json"),
+        "missing": missing,
+    }
+
+
+def without_texts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the facts as `report.json` holds them: the shown stories by id, without prompt and text."""
+    found = dict(facts)
+    found["evaluations"] = []
+    for evaluation in facts["evaluations"]:
+        shown = evaluation["shown"]
+        if shown is not None:
+            entries = [
+                {key: value for key, value in entry.items() if key not in ("story", "notes")}
+                for entry in shown["shown"]
+            ]
+            shown = {**{key: value for key, value in shown.items() if key != "prompt"}, "shown": entries}
+        found["evaluations"].append({**evaluation, "shown": shown})
+    return found
+
+
+def data_facts(artifact: Artifact) -> dict[str, Any]:
+    """Return what the pairs are: books, stories a book, splits, words, and the stage's own counts."""
+    rows = artifact.rows("pairs.jsonl")
+    counts = artifact.manifest.counts
+    words = sorted(int(row["words"]) for row in rows)
+    return {
+        "pairs": len(rows),
+        "splits": dict(sorted(Counter(str(row["split"]) for row in rows).items())),
+        "authors": len({str(row["author"]) for row in rows}),
+        "books": _books(rows),
+        "words": {"min": words[0], "median": statistics.median(words), "max": words[-1]} if words else None,
+        "counts": dict(counts),
+        "left_out": {
+            key.removeprefix("left_out").lstrip("._/ "): value
+            for key, value in counts.items()
+            if key.startswith("left_out") and value
+        },
+        "notes": list(artifact.manifest.notes),
+    }
+
+
+def instance_facts(manifest: Manifest) -> dict[str, Any]:
+    """Return one instance's row: identity, times, counts and cost."""
+    return {
+        "name": manifest.instance,
+        "kind": manifest.kind,
+        "digest": manifest.digest,
+        "attempt": manifest.attempt,
+        "seconds": manifest.seconds,
+        "started": manifest.started,
+        "finished": manifest.finished,
+        "counts": dict(manifest.counts),
+        "cost": {**dict.fromkeys(COSTS), **manifest.cost},
+        "notes": list(manifest.notes),
+        "upstream": dict(manifest.upstream),
+        "objects": len(manifest.objects),
+        "bytes": sum(entry.size for entry in manifest.objects),
+    }
+
+
+def _training(
+    inputs: Mapping[str, Artifact],
+    config: RunConfig,
+    identities: Mapping[str, str],
+    data: Mapping[str, Any] | None,
+) -> dict[str, Any] | None:
+    if config.train is None or "train" not in inputs:
+        return None
+    pairs = data["splits"].get("train", data["pairs"]) if data else None
+    return training_facts(inputs["train"].rows("metrics.jsonl"), config, identities, pairs)
+
+
+def _caveats(
+    config: RunConfig, caveats: Mapping[str, str | None], evaluations: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return each judge that is not to be trusted, and where its scores appear."""
+    found = []
+    for judge in config.judges:
+        where = [evaluation["name"] for evaluation in evaluations if evaluation["judge"] == judge]
+        trained = config.train is not None and config.train.judge == judge
+        texts = [evaluation["caveat"] for evaluation in evaluations if evaluation["judge"] == judge]
+        text = caveats.get(judge) or next((text for text in texts if text), None)
+        if text and (where or trained):
+            found.append({"judge": judge, "text": text, "evaluations": where, "training": trained})
+    return found
+
+
+def _books(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    books: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        source = row["provenance"]
+        key = str(source.get("sha256") or source.get("book"))
+        book = books.setdefault(
+            key,
+            {
+                "book": source.get("book"),
+                "sha256": source.get("sha256"),
+                "rights": source.get("rights"),
+                "stories": 0,
+                "authors": set(),
+            },
+        )
+        book["stories"] += 1
+        book["authors"].add(str(row["author"]))
+    return [{**book, "authors": sorted(book["authors"])} for book in books.values()]
+
+
+def _totals(manifests: Sequence[Manifest]) -> dict[str, float]:
+    found: dict[str, float] = {"seconds": sum(manifest.seconds for manifest in manifests)}
+    for key in COSTS:
+        found[key] = sum(manifest.cost.get(key, 0) for manifest in manifests)
+    return found
+
+
+def _versions(manifests: Sequence[Manifest]) -> dict[str, list[str]]:
+    """Return every package's versions: more than one where stages ran with different ones."""
+    found: dict[str, set[str]] = {}
+    for manifest in manifests:
+        for package, version in manifest.versions.items():
+            found.setdefault(package, set()).add(version)
+    return {package: sorted(versions) for package, versions in sorted(found.items())}

@@ -1,0 +1,106 @@
+"""The report's facts in, one self-contained HTML page out: no request, no script, every text escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from importlib.resources import files
+from typing import Any
+
+import yaml
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
+
+from polaris.report.figures import evaluation_figures, training_figures
+
+TEMPLATE = "page.html.j2"
+ABSENT = "–"
+
+
+def render(facts: Mapping[str, Any]) -> str:
+    """Return the page. Stories, prompts, titles and reasons are untrusted: all of them are escaped."""
+    environment = Environment(
+        autoescape=True,
+        loader=FunctionLoader(_source),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        number=number, signed=signed, percent=percent, duration=duration, moment=moment, size=size
+    )
+    colours = {model["name"]: model["colour"] for model in facts["models"]}
+    training = facts["training"]
+    drawings = {
+        "training": _marked(training_figures(training)) if training else [],
+        "evaluations": {
+            evaluation["name"]: {
+                key: Markup(svg) if svg else None
+                for key, svg in evaluation_figures(evaluation, colours).items()
+            }
+            for evaluation in facts["evaluations"]
+        },
+    }
+    return environment.get_template(TEMPLATE).render(
+        **facts,
+        drawings=drawings,
+        colours=colours,
+        models_judged={result["model"] for entry in facts["evaluations"] for result in entry["models"]},
+        caveat_of={caveat["judge"]: caveat["text"] for caveat in facts["caveats"]},
+        config_text=yaml.safe_dump(facts["config"], sort_keys=False, allow_unicode=True, width=88),
+    )
+
+
+def number(value: float | None, digits: int = 1) -> str:
+    """Return a number with a true minus and thousands separators; a dash where there is none."""
+    if value is None:
+        return ABSENT
+    shown = f"{value:,.{digits}f}"
+    # A value that rounds to zero has no sign.
+    return shown.lstrip("-") if float(shown.replace(",", "")) == 0 else shown.replace("-", "−")
+
+
+def signed(value: float | None, digits: int = 1) -> str:
+    """Return a difference, its sign always shown."""
+    shown = number(value, digits)
+    return shown if value is None or shown.startswith("−") or value == 0 else f"+{shown}"
+
+
+def percent(share: float | None, digits: int = 0) -> str:
+    """Return a share (0–1) in per cent."""
+    return ABSENT if share is None else f"{number(100 * share, digits)} %"
+
+
+def duration(seconds: float | None) -> str:
+    """Return seconds as the two largest units that matter."""
+    if seconds is None:
+        return ABSENT
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min"
+
+
+def moment(value: str | None) -> str:
+    """Return an ISO 8601 time as date and minute, in UTC as it was recorded."""
+    return ABSENT if value is None else datetime.fromisoformat(value).strftime("%-d %B %Y, %H:%M")
+
+
+def size(count: float) -> str:
+    """Return bytes in the unit that fits."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:,.0f} {unit}"
+        count /= 1024
+    return f"{count:,.1f} GiB"
+
+
+def _marked(figures: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{**figure, "svg": Markup(figure["svg"]) if figure["svg"] else None} for figure in figures]
+
+
+def _source(name: str) -> str:
+    return files("polaris.report").joinpath(name).read_text(encoding="utf-8")

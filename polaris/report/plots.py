@@ -1,0 +1,261 @@
+"""Series of numbers in, inline SVG that takes the page's colours and font out.
+
+Figures are drawn in stand-in colours that are then replaced by the page's CSS variables, so that one
+drawing serves light and dark. No pyplot, no state between figures, no date, no random ids: the same
+numbers give the same text.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from html import escape
+from typing import Any
+
+import matplotlib
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+INK, MUTED, GRID = "#010101", "#020202", "#030303"
+SERIES = ("#0a0101", "#0a0202", "#0a0303", "#0a0404", "#0a0505", "#0a0606")
+_VARIABLES = {
+    INK: "var(--ink)",
+    MUTED: "var(--muted)",
+    GRID: "var(--rule)",
+    **{colour: f"var(--s{index + 1})" for index, colour in enumerate(SERIES)},
+}
+_STYLE = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": MUTED,
+    "axes.edgecolor": GRID,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "ytick.minor.size": 0,
+    "lines.linewidth": 1.8,
+    "legend.frameon": False,
+    "legend.fontsize": 9.5,
+    "legend.handlelength": 1.4,
+    "legend.borderaxespad": 0.2,
+    "axes.unicode_minus": True,
+}
+_WIDTH = 5.0
+"""Inches; at 72 units an inch, 10-point text stays legible when a phone shows the figure 330 px wide."""
+
+Values = Sequence[float | None]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One series: a value a step (None where there is none), and the half-width of its band."""
+
+    label: str
+    values: Values
+    colour: int = 0
+    band: Values | None = None
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Lines that share one pair of axes; `limit` is a labelled threshold."""
+
+    title: str
+    lines: tuple[Line, ...]
+    log: bool = False
+    limit: tuple[str, float] | None = None
+    zero: bool = False
+
+    def drawable(self) -> tuple[Line, ...]:
+        """Return the lines with at least one number that these axes can show."""
+        return tuple(line for line in self.lines if any(_shown(value, self.log) for value in line.values))
+
+
+@dataclass(frozen=True)
+class Points:
+    """One model's stories as (target, words, truncated)."""
+
+    label: str
+    stories: Sequence[tuple[int, int, bool]]
+    colour: int = 0
+
+
+@dataclass(frozen=True)
+class Interval:
+    """One row of an interval plot."""
+
+    label: str
+    value: float
+    low: float | None
+    high: float | None
+    colour: int = 0
+    marks: Sequence[float] = field(default=())
+    """The single scores behind the value, drawn faintly."""
+
+
+def curves(name: str, alt: str, steps: Sequence[float], panels: Sequence[Panel]) -> str | None:
+    """Return panels over the optimiser step, one above the other; None when none has a number to show."""
+    shown = [panel for panel in panels if panel.drawable()]
+    if not shown or not steps:
+        return None
+    with matplotlib.rc_context(_style(name)):
+        figure = Figure(
+            figsize=(_WIDTH, 2.9 if len(shown) == 1 else 1.75 * len(shown) + 0.2), layout="constrained"
+        )
+        rows: Any = figure.subplots(len(shown), 1, sharex=True, squeeze=False)
+        for axes, panel in zip(rows[:, 0], shown, strict=True):
+            _panel(axes, steps, panel)
+        last = rows[-1, 0]
+        last.set_xlabel("optimiser step")
+        last.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        margin = max(0.4, 0.02 * (max(steps) - min(steps)))
+        last.set_xlim(min(steps) - margin, max(steps) + margin)
+        return _svg(figure, name, alt)
+
+
+def lengths(name: str, alt: str, models: Sequence[Points]) -> str | None:
+    """Return words against target with the ideal line and its ±20 %; hollow points are cut stories."""
+    shown = [model for model in models if model.stories]
+    if not shown:
+        return None
+    with matplotlib.rc_context(_style(name)):
+        figure = Figure(figsize=(_WIDTH, 3.7), layout="constrained")
+        axes = figure.subplots()
+        far = 1.06 * max(target for model in shown for target, _, _ in model.stories)
+        axes.fill_between([0, far], [0, 0.8 * far], [0, 1.2 * far], color=MUTED, alpha=0.14, linewidth=0)
+        axes.plot([0, far], [0, far], color=MUTED, linewidth=1.2, dashes=(4, 3), label="as asked, ±20 %")
+        for model in shown:
+            colour = SERIES[model.colour % len(SERIES)]
+            whole = [(target, words) for target, words, cut in model.stories if not cut]
+            cut = [(target, words) for target, words, cut in model.stories if cut]
+            axes.scatter(
+                [x for x, _ in whole],
+                [y for _, y in whole],
+                s=26,
+                color=colour,
+                alpha=0.75,
+                linewidth=0,
+                label=model.label,
+            )
+            if cut:
+                axes.scatter(
+                    [x for x, _ in cut],
+                    [y for _, y in cut],
+                    s=26,
+                    facecolor="none",
+                    edgecolor=colour,
+                    linewidth=1.3,
+                    label=f"{model.label}, cut off",
+                )
+        axes.set_xlim(0, far)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("target, words")
+        axes.set_ylabel("written, words")
+        _legend(axes)
+        return _svg(figure, name, alt)
+
+
+def intervals(name: str, alt: str, rows: Sequence[Interval], unit: str) -> str | None:
+    """Return one dot with its 95 % interval a row, over the single scores behind it."""
+    if not rows:
+        return None
+    with matplotlib.rc_context(_style(name)):
+        figure = Figure(figsize=(_WIDTH, 0.75 + 0.62 * len(rows)), layout="constrained")
+        axes = figure.subplots()
+        for height, row in enumerate(reversed(rows)):
+            colour = SERIES[row.colour % len(SERIES)]
+            if row.marks:
+                axes.scatter(
+                    row.marks, [height - 0.24] * len(row.marks), s=14, color=colour, alpha=0.35, linewidth=0
+                )
+            if row.low is not None and row.high is not None:
+                axes.plot([row.low, row.high], [height, height], color=colour, linewidth=5, alpha=0.4)
+            axes.scatter([row.value], [height], s=56, color=colour, zorder=3)
+        axes.set_yticks(range(len(rows)), [row.label for row in reversed(rows)], color=INK)
+        axes.set_ylim(-0.6, len(rows) - 0.5)
+        axes.grid(axis="y", visible=False)
+        axes.spines["left"].set_visible(False)
+        axes.set_xlabel(unit)
+        return _svg(figure, name, alt)
+
+
+def _panel(axes: Any, steps: Sequence[float], panel: Panel) -> None:
+    few = len(steps) <= 40
+    for line in panel.drawable():
+        colour = SERIES[line.colour % len(SERIES)]
+        values = [_number(value, panel.log) for value in line.values]
+        if line.band is not None:
+            spread = [_number(value, False) for value in line.band]
+            low = [value - half for value, half in zip(values, spread, strict=True)]
+            high = [value + half for value, half in zip(values, spread, strict=True)]
+            axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
+        style: dict[str, Any] = {"dashes": (5, 2.5)} if line.dashed else {}
+        axes.plot(
+            steps, values, color=colour, label=line.label, marker="o" if few else "", markersize=3.2, **style
+        )
+    if panel.log:
+        axes.set_yscale("log")
+    if panel.zero:
+        axes.axhline(0, color=MUTED, linewidth=0.9)
+    if panel.limit is not None:
+        text, value = panel.limit
+        axes.axhline(value, color=SERIES[5], linewidth=1.1, dashes=(2, 2), label=text)
+    axes.set_title(panel.title, loc="left", fontsize=10, color=INK)
+    if len(panel.drawable()) > 1 or panel.limit is not None:
+        _legend(axes)
+
+
+def _legend(axes: Any) -> None:
+    if len(axes.figure.axes) > 1:
+        axes.legend(loc="best")
+        return
+    handles, labels = axes.get_legend_handles_labels()
+    axes.figure.legend(handles, labels, loc="outside lower left", ncols=3, columnspacing=1.2)
+
+
+def _shown(value: float | None, log: bool) -> bool:
+    return value is not None and math.isfinite(value) and (value > 0 or not log)
+
+
+def _number(value: float | None, log: bool) -> float:
+    return float(value) if value is not None and _shown(value, log) else math.nan
+
+
+def _style(name: str) -> dict[Any, Any]:
+    return {**_STYLE, "svg.hashsalt": name}
+
+
+def _svg(figure: Any, name: str, alt: str) -> str:
+    """Return the figure as an `<svg>` element for an HTML page: no prolog, no metadata, ids of its own."""
+    buffer = io.StringIO()
+    FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    # A style element inside an inline drawing would apply to the whole page.
+    text = re.sub(r"<metadata>.*?</metadata>\s*|<style.*?</style>\s*", "", text, flags=re.DOTALL)
+    text = re.sub(r'\b(id=")', rf"\1{name}-", text)
+    text = re.sub(r'(href="#|url\(#)', rf"\1{name}-", text)
+    text = re.sub(r"'DejaVu Sans'[^;\"]*", "var(--sans)", text)
+    for colour, variable in _VARIABLES.items():
+        text = text.replace(colour, variable)
+    box = re.search(r'viewBox="[^"]*"', text)
+    assert box is not None
+    opening = f'<svg {box.group()} role="img" aria-label="{escape(alt)}" xmlns:xlink="http://www.w3.org/1999/xlink">'
+    return re.sub(r"<svg[^>]*>", lambda _: opening, text, count=1)

@@ -1,0 +1,201 @@
+"""Events, progress and signals in; log lines, bars on a terminal and a stop flag out.
+
+A line of the log is JSON in a pod and under an executor, readable text elsewhere. Story text
+and keys never appear above debug level: what a log call is given is redacted of known secrets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import MutableMapping
+from types import FrameType, TracebackType
+from typing import Any
+
+import structlog
+
+from polaris.errors import Stopped
+
+LOG_ENV = "POLARIS_LOG"
+"""`json` or `text`; unset: JSON in a pod, text elsewhere."""
+
+_SECRET_NAMES = ("KEY", "SECRET", "TOKEN", "PASSWORD")
+_REDACTED = "[redacted]"
+
+
+def get_logger(name: str) -> Any:
+    """Return a structlog logger bound to a module's name."""
+    return structlog.get_logger(source=name)
+
+
+def logs_json() -> bool:
+    """Tell whether log lines are JSON here."""
+    asked = os.environ.get(LOG_ENV)
+    return asked == "json" if asked else "KUBERNETES_SERVICE_HOST" in os.environ
+
+
+def configure_logging(*, verbose: bool = False) -> None:
+    """Set structlog up on stderr for this process."""
+    renderer: Any = (
+        structlog.processors.JSONRenderer(sort_keys=True)
+        if logs_json()
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            _redact,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if verbose else logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    # The clients log every request at info, and a request at debug carries story text.
+    for noisy in ("httpx", "httpcore", "openai", "botocore", "boto3", "urllib3", "s3transfer"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def secrets() -> list[str]:
+    """Return the values of this process's environment that look like keys, longest first."""
+    found = {
+        value
+        for name, value in os.environ.items()
+        if len(value) >= 8 and name.upper().split("_")[-1] in _SECRET_NAMES
+    }
+    return sorted(found, key=len, reverse=True)
+
+
+def redact(text: str) -> str:
+    """Return the text without any secret of this process's environment."""
+    for secret in secrets():
+        text = text.replace(secret, _REDACTED)
+    return text
+
+
+def _redact(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    return {key: redact(value) if isinstance(value, str) else value for key, value in event.items()}
+
+
+class StopFlag:
+    """Set by SIGTERM and SIGINT; work looks at it between pieces, saves and stops.
+
+    A second SIGINT ends the process at once, as an impatient person expects.
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    @property
+    def requested(self) -> bool:
+        """Whether a signal asked to stop."""
+        return self.signal is not None
+
+    def check(self) -> None:
+        """Raise Stopped if a signal asked to stop."""
+        if self.signal is not None:
+            raise Stopped(self.signal)
+
+    def install(self) -> None:
+        """Catch SIGTERM and SIGINT in this process, whose main thread must call this."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._caught)
+
+    def _caught(self, number: int, _: FrameType | None) -> None:
+        if self.signal is not None and number == signal.SIGINT:
+            os._exit(128 + number)
+        self.signal = number
+
+
+class ProgressBar:
+    """Progress of `total` units: a bar with time left on a terminal, spaced log lines elsewhere."""
+
+    LINE_EVERY_S = 5.0
+
+    def __init__(self, total: float, what: str, *, logger: Any = None) -> None:
+        self.total = total
+        self.what = what
+        self.done = 0.0
+        self._log = logger or get_logger("progress")
+        self._begun = time.monotonic()
+        self._logged_at: float | None = None
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> ProgressBar:
+        if sys.stderr.isatty() and not logs_json():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[figures]}"),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._task = self._bar.add_task(self.what, total=self.total, figures="")
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def advance(self, n: float = 1, **figures: Any) -> None:
+        """Count `n` more units done; `figures` are shown beside the bar."""
+        self.done += n
+        if self._bar is not None:
+            shown = "  ".join(f"{name} {_brief(value)}" for name, value in figures.items())
+            self._bar.update(self._task, completed=self.done, figures=shown)
+            return
+        now = time.monotonic()
+        if self._logged_at is None or now - self._logged_at >= self.LINE_EVERY_S or self.done >= self.total:
+            self._logged_at = now
+            rate = self.done / max(now - self._begun, 1e-9)
+            left = max(self.total - self.done, 0) / rate if rate else 0.0
+            self._log.info(
+                "progress",
+                what=self.what,
+                done=_number(self.done),
+                total=_number(self.total),
+                seconds_left=round(left),
+                **figures,
+            )
+
+
+def progress(total: float, what: str) -> ProgressBar:
+    """Return a progress bar to be used in a `with` block."""
+    return ProgressBar(total, what)
+
+
+def _number(value: float) -> float | int:
+    return int(value) if float(value).is_integer() else round(value, 2)
+
+
+def _brief(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def die_with_parent() -> None:
+    """Ask Linux to send this process SIGTERM when its parent dies; elsewhere do nothing.
+
+    For `preexec_fn`: a `kill -9` of the runner must leave no stage or model server behind.
+    """
+    if sys.platform == "linux":
+        import ctypes
+
+        pr_set_pdeathsig = 1
+        with contextlib.suppress(OSError):
+            ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)

@@ -1,0 +1,100 @@
+"""A model's name in, an OpenAI-compatible endpoint on its checkpoint out.
+
+The process prepares the checkpoint (from the store, verified, if this run trained it) and then
+becomes the server, so that signals and exit codes are the server's own.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import sys
+from pathlib import Path
+
+from polaris.artifact import Artifact
+from polaris.config import CheckpointModel, ServeConfig, TrainedModel
+from polaris.errors import ConfigError, InputError
+from polaris.runtime import get_logger
+from polaris.stage import Run
+
+log = get_logger("serve")
+
+OFFLINE = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+
+
+def serve(run: Run, name: str, host: str, port: int) -> None:
+    """Become the server of a model; returns only by an exception.
+
+    Raises ConfigError for a model that is not ours or a server that is not installed, InputError for a
+    checkpoint that is missing or corrupt.
+    """
+    model = run.config.models.get(name)
+    if not isinstance(model, CheckpointModel | TrainedModel):
+        served = [key for key, found in run.config.models.items() if found.kind != "endpoint"]
+        raise ConfigError(f"models: '{name}' is no model that this run serves; it has {', '.join(served)}")
+    folder = checkpoint(run, name)
+    command = server_command(model.serve, folder, name, run.config.dtype(name), host, port)
+    environment = {**os.environ, **server_environment(model.serve, on_cpu=vllm_is_cpu())}
+    log.info("serve", model=name, identity=run.identity_of_model(name), engine=model.serve.engine, port=port)
+    os.execve(sys.executable, command, environment)
+
+
+def checkpoint(run: Run, name: str) -> Path:
+    """Return a model's folder, fetched from the store and verified if this run trained it."""
+    if not isinstance(run.config.models[name], TrainedModel):
+        return run.model_folder(name)
+    manifest = run.manifest("train")
+    if manifest is None:
+        raise InputError(f"models.{name}: train is not complete in {run.store.url}; run it first")
+    folder = run.config.execute.work_dir / "models" / manifest.digest
+    Artifact(run.store, manifest).download(folder, "model/")
+    return folder
+
+
+def server_command(
+    settings: ServeConfig, folder: Path, name: str, dtype: str, host: str, port: int
+) -> list[str]:
+    """Return the server's command line."""
+    address = ["--host", host, "--port", str(port)]
+    if settings.engine == "transformers":
+        return [sys.executable, "-m", "transformers.cli.transformers", "serve", str(folder), *address]
+    _require("vllm", f"models.{name}.serve.engine")
+    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(folder), *address]
+    command += ["--served-model-name", name, "--dtype", dtype]
+    command += ["--tensor-parallel-size", str(settings.tensor_parallel)]
+    if settings.max_model_len:
+        command += ["--max-model-len", str(settings.max_model_len)]
+    if settings.enforce_eager:
+        command += ["--enforce-eager"]
+    if not vllm_is_cpu():
+        command += ["--gpu-memory-utilization", str(settings.gpu_memory_utilization)]
+    return [*command, *settings.extra_args]
+
+
+def server_environment(settings: ServeConfig, *, on_cpu: bool) -> dict[str, str]:
+    """Return the server's environment beside the process's own."""
+    environment = dict(OFFLINE)
+    if on_cpu:
+        environment["VLLM_CPU_KVCACHE_SPACE"] = str(settings.kv_cache_gib)
+        if settings.enforce_eager:
+            # Eager mode still compiles the sampler, which needs a C++ compiler at the first request.
+            environment["TORCHDYNAMO_DISABLE"] = "1"
+    return environment
+
+
+def vllm_is_cpu() -> bool:
+    """Tell whether the installed vLLM is a CPU build."""
+    try:
+        return "cpu" in importlib.metadata.version("vllm")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+
+
+def _require(package: str, setting: str) -> None:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        raise ConfigError(
+            f"{setting}: {package} is not installed here; install the extra polaris[serve], use the Linux"
+            " container, or set it to 'transformers' and name an external judge"
+        ) from None

@@ -1,0 +1,340 @@
+"""An instance's name and a configuration in, its finished artifact and an exit code out.
+
+The same program runs as a process on a laptop, as a Job on a cluster and by hand.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import polaris
+from polaris.artifact import (
+    Artifact,
+    Manifest,
+    Output,
+    Progress,
+    artifact_prefix,
+    find_manifest,
+    from_rows,
+    new_attempt,
+)
+from polaris.chat import Endpoint
+from polaris.config import CheckpointModel, EndpointModel, RunConfig
+from polaris.errors import BUG, DONE, ConfigError, InputError, PolarisError
+from polaris.identity import hash_contents
+from polaris.kinds import KINDS
+from polaris.load import load
+from polaris.plan import Instance, Plan, plan
+from polaris.runtime import StopFlag, get_logger, redact
+from polaris.storage import Store, open_store
+
+ENDPOINTS_ENV = "POLARIS_ENDPOINTS"
+"""JSON object: model name → base URL of its endpoint, set by whoever started the services."""
+ATTEMPT_ENV = "POLARIS_ATTEMPT"
+"""The attempt's id, where an executor chose it."""
+SMALL_JUDGE_BYTES = 4 << 30
+"""A local judge with fewer bytes of weights is too small for its scores to mean anything."""
+
+log = get_logger("stage")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as one process sees it: its configuration, its plan and its store."""
+
+    path: Path
+    config: RunConfig
+    contents: dict[Path, str]
+    plan: Plan
+    store: Store
+
+    def prefix(self, name: str) -> str:
+        """Return the key prefix of an instance's artifact."""
+        return artifact_prefix(self.config.run, name, self.plan.instances[name].digest)
+
+    def manifest(self, name: str) -> Manifest | None:
+        """Return an instance's manifest, None while it is incomplete."""
+        return find_manifest(self.store, self.prefix(name))
+
+    def instance(self, name: str) -> Instance:
+        """Return an instance; raise ConfigError if the plan has none of that name."""
+        self.plan.selected([name])
+        return self.plan.instances[name]
+
+    def identity_of_model(self, name: str) -> str:
+        """Return the identity of a model that results carry."""
+        model = self.config.models[name]
+        if isinstance(model, EndpointModel):
+            return model.identity
+        if isinstance(model, CheckpointModel):
+            return model.repo or f"sha256:{self.contents[_path(model)][:16]}"
+        return f"trained:{self.plan.instances['train'].digest}"
+
+    def model_folder(self, name: str) -> Path:
+        """Return the local folder of a checkpoint model, fetched from the hub if it names a repository."""
+        model = self.config.models[name]
+        if not isinstance(model, CheckpointModel):
+            raise ConfigError(f"models.{name}: '{model.kind}' is no checkpoint with a folder")
+        if model.path is not None:
+            return model.path
+        from huggingface_hub import snapshot_download
+
+        repo, _, revision = str(model.repo).partition("@")
+        return Path(snapshot_download(repo, revision=revision))
+
+    def endpoint(self, name: str, urls: Mapping[str, str] | None = None) -> Endpoint:
+        """Return a model's endpoint: configured, or one that the executor started, by `urls` or environment.
+
+        Raises ConfigError if a service is not up or a configured endpoint's key is not set.
+        """
+        model = self.config.models[name]
+        identity, thinking = self.identity_of_model(name), self.config.thinking(name)
+        if isinstance(model, EndpointModel):
+            key = _api_key(name, model)
+            return Endpoint(
+                model.url,
+                model.model,
+                identity,
+                key,
+                thinking=thinking,
+                setting=f"models.{name}",
+                api_key_env=model.api_key_env,
+            )
+        if urls is None:
+            urls = json.loads(os.environ.get(ENDPOINTS_ENV, "{}"))
+        if name not in urls:
+            raise ConfigError(
+                f"models.{name}: no endpoint of this model is up; use `polaris run`, which starts it, or set"
+                f' {ENDPOINTS_ENV}=\'{{"{name}": "http://HOST:PORT/v1"}}\''
+            )
+        return Endpoint(
+            urls[name],
+            name,
+            identity,
+            "none",
+            ours=True,
+            engine=model.serve.engine,
+            thinking=thinking,
+            setting=f"models.{name}",
+        )
+
+    def caveat(self, judge: str) -> str | None:
+        """Return the warning that goes wherever a judge's scores go, None for a judge to be trusted."""
+        name = self.config.judges[judge].model
+        model = self.config.models[name]
+        if isinstance(model, EndpointModel):
+            return None
+        if isinstance(model, CheckpointModel) and model.path is None:
+            return None
+        checkpoint = name if isinstance(model, CheckpointModel) else getattr(self.config.train, "base", "")
+        folder = getattr(self.config.models[checkpoint], "path", None)
+        size = sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder else 0
+        if size >= SMALL_JUDGE_BYTES:
+            return None
+        return (
+            f"The judge '{name}' is a small local model ({size / 2**20:,.0f} MiB of weights):"
+            " its scores prove the plumbing and mean nothing."
+        )
+
+
+def open_run(path: Path) -> Run:
+    """Load a configuration, hash what it reads and unfold its plan."""
+    config = load(path)
+    contents = hash_contents(config)
+    return Run(path.absolute(), config, contents, plan(config, contents), open_store(config.store))
+
+
+@dataclass
+class StageContext:
+    """What a stage's program gets, and where it leaves what the manifest shall say."""
+
+    run: Run
+    instance: Instance
+    inputs: dict[str, Artifact]
+    progress: Progress
+    output: Output
+    work: Path
+    stop: StopFlag
+    counts: dict[str, float] = field(default_factory=dict)
+    cost: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def config(self) -> RunConfig:
+        """The run's configuration."""
+        return self.run.config
+
+    @property
+    def config_path(self) -> Path:
+        """The configuration's file."""
+        return self.run.path
+
+    @property
+    def store(self) -> Store:
+        """The object store."""
+        return self.run.store
+
+    def endpoint(self, model: str) -> Endpoint:
+        """Return a model's endpoint."""
+        return self.run.endpoint(model)
+
+    def model_folder(self, model: str) -> Path:
+        """Return a checkpoint model's folder."""
+        return self.run.model_folder(model)
+
+    def caveat(self, judge: str) -> str | None:
+        """Return the warning that goes with a judge's scores."""
+        return self.run.caveat(judge)
+
+
+def run_stage(path: Path, name: str) -> int:
+    """Make an instance's artifact unless it is complete; return the documented exit code.
+
+    Whatever goes wrong is one line in the log and the attempt's status; only a bug shows a traceback.
+    """
+    stop = StopFlag()
+    stop.install()
+    attempt = os.environ.get(ATTEMPT_ENV) or new_attempt()
+    status: Status | None = None
+    try:
+        run = open_run(path)
+        instance = run.instance(name)
+        if run.manifest(name):
+            log.info("complete", instance=name, digest=instance.digest, nothing_to_do=True)
+            return DONE
+        status = Status(run.store, run.prefix(name), attempt)
+        status.write("running")
+        manifest = _make(run, instance, attempt, stop)
+        status.write("complete")
+        log.info(
+            "complete",
+            instance=name,
+            digest=instance.digest,
+            seconds=round(manifest.seconds, 1),
+            objects=len(manifest.objects),
+            **manifest.counts,
+            **{f"cost_{key}": round(value, 6) for key, value in manifest.cost.items()},
+        )
+        return DONE
+    except PolarisError as error:
+        return _failed(name, error.code, str(error), status)
+    except KeyboardInterrupt:
+        return _failed(name, 130, "interrupted", status)
+    except Exception as error:
+        log.error("bug", instance=name, traceback=traceback.format_exc())
+        return _failed(name, BUG, f"{type(error).__name__}: {error}", status)
+
+
+def _make(run: Run, instance: Instance, attempt: str, stop: StopFlag) -> Manifest:
+    prefix = run.prefix(instance.name)
+    inputs = {name: _input(run, name) for name in instance.needs}
+    work = run.config.execute.work_dir / instance.name / instance.digest
+    work.mkdir(parents=True, exist_ok=True)
+    context = StageContext(
+        run=run,
+        instance=instance,
+        inputs=inputs,
+        progress=Progress(run.store, prefix),
+        output=Output(run.store, prefix, attempt),
+        work=work,
+        stop=stop,
+    )
+    started, begun = datetime.now(UTC), time.monotonic()
+    log.info("begin", instance=instance.name, digest=instance.digest, attempt=attempt)
+    KINDS[instance.kind].load()(context)
+    manifest = Manifest(
+        run=run.config.run,
+        instance=instance.name,
+        kind=instance.kind,
+        digest=instance.digest,
+        attempt=attempt,
+        objects=tuple(context.output.entries[name] for name in sorted(context.output.entries)),
+        identity=dict(instance.identity),
+        config=run.config.model_dump(mode="json"),
+        upstream={name: run.plan.instances[name].digest for name in instance.needs},
+        versions=versions(),
+        started=started.isoformat(timespec="seconds"),
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=round(time.monotonic() - begun, 3),
+        counts=context.counts,
+        cost=context.cost,
+        notes=tuple(context.notes),
+    )
+    return context.output.commit(manifest)
+
+
+def _input(run: Run, name: str) -> Artifact:
+    manifest = run.manifest(name)
+    if manifest is None:
+        raise InputError(
+            f"{name} ({run.plan.instances[name].digest}) is not complete in {run.store.url}; run it first"
+        )
+    return Artifact(run.store, manifest)
+
+
+class Status:
+    """An attempt's state for people: `running`, `complete` or `failed` with code and reason."""
+
+    NAME = "STATUS.json"
+
+    def __init__(self, store: Store, prefix: str, attempt: str) -> None:
+        self.store = store
+        self.key = f"{prefix}attempts/{attempt}/{self.NAME}"
+        self.started = datetime.now(UTC).isoformat(timespec="seconds")
+
+    def write(self, state: str, code: int | None = None, reason: str | None = None) -> None:
+        """Write the state; a status that cannot be written never hides what it is about."""
+        row = {"state": state, "started": self.started, "code": code, "reason": reason, "at": _now()}
+        try:
+            self.store.put(self.key, from_rows([row]))
+        except PolarisError as error:
+            log.warning("status_not_written", key=self.key, reason=str(error))
+
+
+def _failed(name: str, code: int, reason: str, status: Status | None) -> int:
+    reason = redact(reason)
+    log.error("failed", instance=name, code=code, reason=reason)
+    if status is not None:
+        status.write("failed", code, reason)
+    return code
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a manifest records."""
+    found = {"polaris": polaris.__version__, "python": platform.python_version()}
+    for package in ("torch", "transformers", "trl", "vllm", "deepspeed", "openai", "boto3", "numpy"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _api_key(name: str, model: EndpointModel) -> str:
+    variable = model.api_key_env
+    file = os.environ.get(f"{variable}_FILE")
+    key = os.environ.get(variable) or (Path(file).read_text(encoding="utf-8").strip() if file else "")
+    if not key:
+        raise ConfigError(
+            f"models.{name}.api_key_env: neither {variable} nor {variable}_FILE is set;"
+            f" export the key for {model.url}"
+        )
+    return key
+
+
+def _path(model: CheckpointModel) -> Path:
+    assert model.path is not None
+    return model.path
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,382 @@
+"""Keys and bytes in, objects in a store out: `file://` folders and `s3://` buckets behind one interface.
+
+A key is a `/`-separated path of plain names. Every write is atomic: a reader sees the whole object or
+none. `put` can be conditional (If-None-Match, If-Match), which leases and manifests build on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import unquote, urlsplit
+
+from polaris.config import StoreConfig
+from polaris.errors import ConfigError, PolarisError, TransientError
+
+CHUNK = 1 << 20
+_KEY = re.compile(r"^(?!.*(^|/)\.{1,2}(/|$))[A-Za-z0-9._=+@,-]+(/[A-Za-z0-9._=+@,-]+)*$")
+_TEMPORARY = ".tmp"
+
+Tick = Callable[[int], None]
+"""Called with the number of bytes moved since the last call."""
+
+
+class NotFound(Exception):
+    """No object has this key."""
+
+
+class Conflict(Exception):
+    """A conditional put lost: the object exists, or is no longer the one that was read."""
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """One object: key, size in bytes, and an etag that changes whenever its bytes do."""
+
+    key: str
+    size: int
+    etag: str
+
+
+class Store(Protocol):
+    """Where objects live. Errors: `NotFound`, `Conflict`, ConfigError (access), TransientError (down)."""
+
+    url: str
+
+    def get(self, key: str) -> bytes:
+        """Return a whole small object."""
+
+    def stream(self, key: str) -> Iterator[bytes]:
+        """Yield an object in chunks of at most 1 MiB."""
+
+    def put(self, key: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:
+        """Write a small object, return its etag; raise Conflict where the condition fails."""
+
+    def upload(self, path: Path, key: str, *, progress: Tick | None = None) -> None:
+        """Write a file of any size, in parallel parts where the store knows parts."""
+
+    def download(self, key: str, path: Path, *, progress: Tick | None = None) -> None:
+        """Read an object of any size into a file, which appears when it is complete."""
+
+    def head(self, key: str) -> ObjectInfo | None:
+        """Return what is known of an object, None if there is none."""
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Yield the objects whose key begins with `prefix`, by key."""
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete objects; a missing one is no error."""
+
+
+def open_store(config: StoreConfig) -> Store:
+    """Open the configured store."""
+    if config.url.startswith("s3://"):
+        return S3Store(config)
+    return FileStore(Path(unquote(urlsplit(config.url).path)))
+
+
+def _checked(key: str) -> str:
+    if not _KEY.match(key):
+        raise ValueError(f"'{key}' is no object key")
+    return key
+
+
+class FileStore:
+    """A folder as an object store."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self.url = self.root.as_uri()
+
+    def get(self, key: str) -> bytes:
+        """Return a whole small object."""
+        return b"".join(self.stream(key))
+
+    def stream(self, key: str) -> Iterator[bytes]:
+        """Yield an object in chunks."""
+        try:
+            with self._path(key).open("rb") as file:
+                while chunk := file.read(CHUNK):
+                    yield chunk
+        except (FileNotFoundError, IsADirectoryError):
+            raise NotFound(key) from None
+
+    def put(self, key: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:
+        """Write a small object."""
+        with self._temporary() as temporary:
+            temporary.write_bytes(data)
+            return self._place(temporary, key, if_absent=if_absent, if_match=if_match)
+
+    def upload(self, path: Path, key: str, *, progress: Tick | None = None) -> None:
+        """Copy a file in."""
+        with self._temporary() as temporary:
+            _copy(path, temporary, progress)
+            self._place(temporary, key, if_absent=False, if_match=None)
+
+    def download(self, key: str, path: Path, *, progress: Tick | None = None) -> None:
+        """Copy an object out."""
+        source = self._path(key)
+        if not source.is_file():
+            raise NotFound(key)
+        with _arriving(path) as part:
+            _copy(source, part, progress)
+
+    def head(self, key: str) -> ObjectInfo | None:
+        """Return an object's facts."""
+        try:
+            stat = self._path(key).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return ObjectInfo(key, stat.st_size, _etag(stat)) if self._path(key).is_file() else None
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Walk the folder below the prefix's last slash."""
+        folder = self.root / prefix.rpartition("/")[0]
+        for directory, folders, files in os.walk(folder):
+            folders[:] = sorted(name for name in folders if name != _TEMPORARY)
+            for name in sorted(files):
+                path = Path(directory, name)
+                key = path.relative_to(self.root).as_posix()
+                if key.startswith(prefix) and _KEY.match(key) and (info := self.head(key)):
+                    yield info
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete objects and the folders they leave empty."""
+        for key in keys:
+            path = self._path(key)
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
+            with contextlib.suppress(OSError):
+                for parent in path.parents:
+                    if parent == self.root:
+                        break
+                    parent.rmdir()
+
+    def _path(self, key: str) -> Path:
+        return self.root / _checked(key)
+
+    @contextlib.contextmanager
+    def _temporary(self) -> Iterator[Path]:
+        folder = self.root / _TEMPORARY
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / uuid.uuid4().hex
+        try:
+            yield path
+        except OSError as error:
+            raise PolarisError(f"store.url: cannot write below '{self.root}': {error.strerror}") from error
+        finally:
+            path.unlink(missing_ok=True)
+
+    def _place(self, temporary: Path, key: str, *, if_absent: bool, if_match: str | None) -> str:
+        target = self._path(key)
+        etag = _etag(temporary.stat())
+        while True:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                if if_absent:
+                    os.link(temporary, target)
+                elif if_match is not None:
+                    self._swap(temporary, target, if_match)
+                else:
+                    os.replace(temporary, target)
+                return etag
+            except FileExistsError:
+                raise Conflict(key) from None
+            except FileNotFoundError:
+                # A delete in another process took the folder that was empty a moment ago.
+                continue
+
+    def _swap(self, temporary: Path, target: Path, if_match: str) -> None:
+        with (self.root / ".lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not target.exists() or _etag(target.stat()) != if_match:
+                raise FileExistsError
+            os.replace(temporary, target)
+
+
+def _etag(stat: os.stat_result) -> str:
+    return f"{stat.st_ino:x}-{stat.st_size:x}-{stat.st_mtime_ns:x}"
+
+
+def _copy(source: Path, target: Path, progress: Tick | None) -> None:
+    if progress is None:
+        shutil.copyfile(source, target)
+        return
+    with source.open("rb") as reader, target.open("wb") as writer:
+        while chunk := reader.read(16 * CHUNK):
+            writer.write(chunk)
+            progress(len(chunk))
+
+
+@contextlib.contextmanager
+def _arriving(path: Path) -> Iterator[Path]:
+    """Give a path beside `path` to write to; it becomes `path` when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+class S3Store:
+    """A bucket, or a prefix in one, of any store that speaks S3 with conditional puts."""
+
+    def __init__(self, config: StoreConfig) -> None:
+        self.bucket, _, prefix = config.url.removeprefix("s3://").partition("/")
+        if not self.bucket:
+            raise ConfigError(f"store.url: '{config.url}' names no bucket; write s3://bucket/prefix")
+        self.prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+        self.url = config.url.rstrip("/")
+        self._config = config
+        self._client_: Any = None
+
+    @property
+    def _client(self) -> Any:
+        if self._client_ is None:
+            import boto3
+            from botocore.config import Config
+
+            self._client_ = boto3.client(
+                "s3",
+                endpoint_url=self._config.endpoint,
+                region_name=self._config.region,
+                config=Config(
+                    retries={"mode": "standard", "max_attempts": self._config.retries},
+                    s3={"addressing_style": "path" if self._config.path_style else "auto"},
+                    request_checksum_calculation=self._config.checksum,
+                    response_checksum_validation=self._config.checksum,
+                    max_pool_connections=max(16, 2 * self._config.parallel),
+                    connect_timeout=10,
+                    read_timeout=60,
+                ),
+            )
+        return self._client_
+
+    def get(self, key: str) -> bytes:
+        """Return a whole small object; a body that breaks off is asked for again."""
+        for tries_left in reversed(range(self._config.retries)):
+            try:
+                return b"".join(self.stream(key))
+            except TransientError:
+                if not tries_left:
+                    raise
+        raise AssertionError("unreachable: retries is at least 1")
+
+    def stream(self, key: str) -> Iterator[bytes]:
+        """Yield an object in chunks."""
+        with self._errors(key):
+            body = self._client.get_object(Bucket=self.bucket, Key=self._key(key))["Body"]
+            yield from body.iter_chunks(CHUNK)
+
+    def put(self, key: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:
+        """Write a small object."""
+        condition = {"IfNoneMatch": "*"} if if_absent else {"IfMatch": if_match} if if_match else {}
+        with self._errors(key):
+            answer = self._client.put_object(Bucket=self.bucket, Key=self._key(key), Body=data, **condition)
+            return str(answer["ETag"])
+
+    def upload(self, path: Path, key: str, *, progress: Tick | None = None) -> None:
+        """Send a file in parallel parts."""
+        with self._errors(key):
+            self._client.upload_file(
+                str(path), self.bucket, self._key(key), Config=self._transfer(), Callback=progress
+            )
+
+    def download(self, key: str, path: Path, *, progress: Tick | None = None) -> None:
+        """Fetch an object in parallel parts."""
+        with self._errors(key), _arriving(path) as part:
+            self._client.download_file(
+                self.bucket, self._key(key), str(part), Config=self._transfer(), Callback=progress
+            )
+
+    def head(self, key: str) -> ObjectInfo | None:
+        """Return an object's facts."""
+        try:
+            with self._errors(key):
+                answer = self._client.head_object(Bucket=self.bucket, Key=self._key(key))
+        except NotFound:
+            return None
+        return ObjectInfo(key, answer["ContentLength"], answer["ETag"])
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Page through the keys below the prefix."""
+        pages = self._client.get_paginator("list_objects_v2")
+        with self._errors(prefix):
+            for page in pages.paginate(Bucket=self.bucket, Prefix=self.prefix + prefix):
+                for found in page.get("Contents", []):
+                    yield ObjectInfo(found["Key"][len(self.prefix) :], found["Size"], found["ETag"])
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete objects, a thousand a request."""
+        waiting = [self._key(key) for key in keys]
+        for start in range(0, len(waiting), 1000):
+            batch = [{"Key": key} for key in waiting[start : start + 1000]]
+            with self._errors(batch[0]["Key"]):
+                wanted = {"Objects": batch, "Quiet": True}
+                answer = self._client.delete_objects(Bucket=self.bucket, Delete=wanted)
+            for failed in answer.get("Errors", []):
+                raise PolarisError(f"the store could not delete '{failed['Key']}': {failed.get('Message')}")
+
+    def _key(self, key: str) -> str:
+        return self.prefix + _checked(key)
+
+    def _transfer(self) -> Any:
+        from boto3.s3.transfer import TransferConfig
+
+        part = self._config.part_mib << 20
+        return TransferConfig(
+            multipart_threshold=part, multipart_chunksize=part, max_concurrency=self._config.parallel
+        )
+
+    @contextlib.contextmanager
+    def _errors(self, key: str) -> Iterator[None]:
+        """Translate boto3's errors into ours, which say what to change."""
+        from boto3.exceptions import Boto3Error
+        from botocore.exceptions import (
+            BotoCoreError,
+            ClientError,
+            NoCredentialsError,
+            PartialCredentialsError,
+        )
+
+        where = f"{self.url} at {self._config.endpoint or 'AWS'}"
+        try:
+            yield
+        except ClientError as error:
+            raise self._translated(error, key, where) from error
+        except (NoCredentialsError, PartialCredentialsError) as error:
+            raise ConfigError(
+                f"store.url: no credentials for {where}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+                " or give the pod an identity"
+            ) from error
+        except (BotoCoreError, Boto3Error) as error:
+            cause = error.__cause__ or error.__context__
+            if isinstance(cause, ClientError):
+                raise self._translated(cause, key, where) from error
+            raise TransientError(f"store.url: {where} does not answer: {error}") from error
+
+    def _translated(self, error: Any, key: str, where: str) -> Exception:
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        code = error.response.get("Error", {}).get("Code", "")
+        if code == "NoSuchBucket":
+            return ConfigError(f"store.url: {where} has no bucket '{self.bucket}'; create it or name another")
+        if status == 404:
+            return NotFound(key)
+        if status in (409, 412):
+            return Conflict(key)
+        if status in (301, 400, 401, 403):
+            return ConfigError(
+                f"store.url: {where} refuses '{key}' ({code}); check AWS_ACCESS_KEY_ID,"
+                " AWS_SECRET_ACCESS_KEY, store.region and the bucket's policy"
+            )
+        return TransientError(f"store.url: {where} answered {status} {code} for '{key}'")

@@ -1,0 +1,54 @@
+"""Story text in, figures out: the word counter and the prompt's length sentence.
+
+Data, reward, judge and evaluation all read these, so that a "word" and a "target" are one thing
+everywhere. Source: the recipe's *words* and *length_penalty* definitions (arXiv 2606.04095, code).
+"""
+
+from __future__ import annotations
+
+import html
+import re
+
+WORD_COUNTER = "unescaped-w+"
+"""The counter's name, recorded beside every figure made with it."""
+
+_WORD = re.compile(r"\w+")
+_LENGTH = re.compile(r"(\d{1,3}(?:,\d{3})+|\d+)\s+words\s+long", re.IGNORECASE)
+_SENTENCE_END = re.compile(r"[.!?]+[\"'”’)\]]*(?=\s|$)|\n")
+
+
+def count_words(text: str) -> int:
+    """Count runs of word characters after undoing HTML entities ("don't" is 2)."""
+    return len(_WORD.findall(html.unescape(text)))
+
+
+def length_sentence(words: int) -> str:
+    """Return the sentence that asks for a story of `words` words."""
+    return f"The story should be {words:,} words long."
+
+
+def target_from_prompt(prompt: str) -> int | None:
+    """Return the target in words that the prompt's last "N words long" names, else None.
+
+    Thousands separators count: "1,500 words long" is 1500.
+    """
+    found = _LENGTH.findall(prompt)
+    return int(found[-1].replace(",", "")) if found else None
+
+
+def without_length_sentence(prompt: str) -> str:
+    """Return the prompt with its last length sentence cut out, and that sentence alone.
+
+    A judge sees this: it scores the story, not the arithmetic of its length. A prompt that is
+    nothing but that one sentence comes back whole: a judge must know what was asked.
+    """
+    matches = list(_LENGTH.finditer(prompt))
+    if not matches:
+        return prompt
+    last = matches[-1]
+    start = 0
+    for end in _SENTENCE_END.finditer(prompt, 0, last.start()):
+        start = end.end()
+    stop = _SENTENCE_END.search(prompt, last.end())
+    tail = prompt[stop.end() :] if stop else ""
+    return " ".join(part for part in (prompt[:start].rstrip(), tail.lstrip()) if part) or prompt

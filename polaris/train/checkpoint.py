@@ -1,0 +1,93 @@
+"""A folder of training checkpoints in; which are complete, which to drop and which metrics survive out."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from polaris.errors import ConfigError
+
+PREFIX = "checkpoint-"
+LAYOUT = "polaris.json"
+"""Written last, when every process has written its part: what makes a checkpoint complete."""
+
+_NAME = re.compile(r"^checkpoint-(\d+)$")
+
+
+def step_of(name: str) -> int | None:
+    """Return the optimiser step in a checkpoint folder's name, None for any other name."""
+    match = _NAME.match(name)
+    return int(match[1]) if match else None
+
+
+def newest(names: Iterable[str]) -> str | None:
+    """Return the name with the highest step: 10 is newer than 9, whatever the alphabet says."""
+    steps = [(step, name) for name in names if (step := step_of(name)) is not None]
+    return max(steps)[1] if steps else None
+
+
+def surplus(names: Iterable[str], keep: int) -> list[str]:
+    """Return the checkpoints to drop so that the `keep` newest remain, oldest first."""
+    steps = sorted((step, name) for name in names if (step := step_of(name)) is not None)
+    return [name for _, name in steps[: max(0, len(steps) - keep)]]
+
+
+def complete(folder: Path) -> list[Path]:
+    """Return the complete checkpoints in a folder, oldest first."""
+    found = [path for path in folder.glob(f"{PREFIX}*") if step_of(path.name) is not None and is_complete(path)]
+    return sorted(found, key=lambda path: step_of(path.name) or 0)
+
+
+def is_complete(path: Path) -> bool:
+    """Tell whether a checkpoint's last file is there."""
+    return (path / LAYOUT).is_file()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a checkpoint is divided: only the same division can go on from it."""
+
+    processes: int
+    zero_stage: int
+
+
+def write_layout(path: Path, layout: Layout) -> None:
+    """Make a checkpoint complete."""
+    part = path / f"{LAYOUT}.part"
+    part.write_text(json.dumps(asdict(layout)), encoding="utf-8")
+    os.replace(part, path / LAYOUT)
+
+
+def check_layout(path: Path, layout: Layout) -> None:
+    """Raise ConfigError if a checkpoint was written by another division of the work."""
+    found = Layout(**json.loads((path / LAYOUT).read_text(encoding="utf-8")))
+    if found != layout:
+        raise ConfigError(
+            f"{path.name} was written with train.processes {found.processes} and train.zero_stage"
+            f" {found.zero_stage}, but now they are {layout.processes} and {layout.zero_stage}: set them back, or"
+            " delete this stage's progress/ to begin again"
+        )
+
+
+def truncate_metrics(path: Path, last_step: int) -> None:
+    """Drop the rows of steps after `last_step`, and a half-written last row: they will be made again.
+
+    The file is replaced at once, so that a kill in between loses nothing.
+    """
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if row.get("step", 0) <= last_step:
+            kept.append(line)
+    part = path.with_suffix(".part")
+    part.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    os.replace(part, path)

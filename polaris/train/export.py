@@ -1,0 +1,43 @@
+"""A trained model in, a folder that vLLM and transformers load out."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+_COPIED = (".json", ".jinja", ".txt", ".model")
+
+
+def export(trainer: Any, tokenizer: Any, base: Path, folder: Path, *, dtype: str, end_id: int) -> None:
+    """Write weights as `dtype`, tokenizer, chat template and generation config; every process must call it.
+
+    What else the base model's folder holds, for instance a processor's settings, is copied, so that
+    whatever loads the base loads this. Modes are 0644: another user's process serves the model.
+    """
+    import torch
+
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if trainer.accelerator.is_main_process:
+        model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
+        wanted = getattr(torch, dtype)
+        model.config.dtype = wanted
+        ends = model.generation_config.eos_token_id
+        known = [] if ends is None else ends if isinstance(ends, list) else [ends]
+        model.generation_config.eos_token_id = list(dict.fromkeys([end_id, *known]))
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
+        shutil.rmtree(folder, ignore_errors=True)
+        cast = {name: _cast(tensor, wanted) for name, tensor in state.items()}
+        model.save_pretrained(folder, state_dict=cast)
+        tokenizer.save_pretrained(folder)
+        for path in base.iterdir():
+            missing = not (folder / path.name).exists()
+            if missing and path.suffix in _COPIED and not path.name.endswith(".index.json"):
+                shutil.copyfile(path, folder / path.name)
+        for path in folder.iterdir():
+            path.chmod(0o644)
+    trainer.accelerator.wait_for_everyone()
+
+
+def _cast(tensor: Any, dtype: Any) -> Any:
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor

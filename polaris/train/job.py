@@ -1,0 +1,109 @@
+"""What a training worker is told and what it answers: arguments, the judge's address, a status file.
+
+Shared by the supervisor, which imports no torch, and the worker.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+STEP_MARK = "polaris-step "
+"""Begins a line of the worker's output that holds one step's row as JSON."""
+JUDGE_ENV = "POLARIS_TRAIN_JUDGE"
+"""JSON object: the judge's endpoint without its key."""
+KEY_ENV = "POLARIS_TRAIN_JUDGE_KEY"
+"""The judge's key, by environment only: arguments and files are visible to others."""
+
+STATUS = "status.json"
+METRICS = "metrics.jsonl"
+COUNTS = "counts.json"
+MODEL = "model"
+PIDS = "pids"
+CHECKPOINTS = "checkpoints"
+
+
+@dataclass(frozen=True)
+class Job:
+    """Local paths of one training: everything a worker reads and writes.
+
+    Attributes:
+        config: the run's YAML file.
+        pairs: JSONL rows {uid, prompt, story, reasoning, target_word_count, split}.
+        model: folder of the base model.
+        output: folder of checkpoints, metrics, status and the final model.
+        resume: folder of the checkpoint to go on from.
+
+    """
+
+    config: Path
+    pairs: Path
+    model: Path
+    output: Path
+    resume: Path | None = None
+
+    def arguments(self) -> list[str]:
+        """Return the worker's command line arguments."""
+        return [f"--{name}={value}" for name, value in asdict(self).items() if value is not None]
+
+    @classmethod
+    def parse(cls, arguments: list[str] | None = None) -> Job:
+        """Read `arguments` back."""
+        parser = argparse.ArgumentParser(prog="polaris.train.worker")
+        for name in ("config", "pairs", "model", "output"):
+            parser.add_argument(f"--{name}", type=Path, required=True)
+        parser.add_argument("--resume", type=Path)
+        return cls(**vars(parser.parse_args(arguments)))
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the `checkpoint-N` folders."""
+        return self.output / CHECKPOINTS
+
+
+@dataclass(frozen=True)
+class JudgeAddress:
+    """A running judge, as `polaris.chat.Served` wants it."""
+
+    url: str
+    model: str
+    identity: str
+    ours: bool
+    api_key: str = ""
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables that tell a worker."""
+        public = {name: value for name, value in asdict(self).items() if name != "api_key"}
+        return {JUDGE_ENV: json.dumps(public), KEY_ENV: self.api_key}
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> JudgeAddress:
+        """Read the variables back."""
+        return cls(**json.loads(environment[JUDGE_ENV]), api_key=environment.get(KEY_ENV, ""))
+
+
+def write_status(output: Path, code: int, message: str) -> None:
+    """Write how the worker ended, unless a process that failed earlier has: the first failure is the cause."""
+    path = output / STATUS
+    part = path.with_suffix(f".{os.getpid()}")
+    part.write_text(json.dumps({"code": code, "message": message}), encoding="utf-8")
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        pass
+    finally:
+        part.unlink()
+
+
+def read_status(output: Path) -> dict[str, Any] | None:
+    """Return {code, message}; None if no process got as far as writing it."""
+    try:
+        found: dict[str, Any] = json.loads((output / STATUS).read_text(encoding="utf-8"))
+        return found
+    except FileNotFoundError:
+        return None

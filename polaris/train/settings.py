@@ -1,0 +1,138 @@
+"""A `TrainConfig` in, TRL's GRPOConfig out: the recipe's table (§1) in TRL's words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from polaris.config import TrainConfig
+from polaris.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What the numbers are computed on.
+
+    Attributes:
+        cuda: there is a GPU for each process.
+        dtype: the model's number format, `bfloat16` or `float32`: that of the saved model.
+
+    """
+
+    cuda: bool
+    dtype: str
+
+    @property
+    def mixed(self) -> bool:
+        """Whether matrices are multiplied in bf16; a CPU has no fast bf16 and its engine runs in fp32."""
+        return self.cuda and self.dtype == "bfloat16"
+
+    def load_dtype(self, zero_stage: int) -> str:
+        """Return the format in which parameters are held.
+
+        ZeRO keeps fp32 masters of bf16 parameters. Plain AdamW has none, and at a learning rate of 1e-6
+        bf16 parameters would round every update away; so there they are fp32, under autocast.
+        """
+        return "bfloat16" if self.mixed and zero_stage > 0 else "float32"
+
+
+def accumulation(train: TrainConfig) -> int:
+    """Return the micro-batches that one process adds up for a step.
+
+    Raises:
+        ConfigError: the rows of a step do not divide evenly.
+
+    """
+    rows, at_once = train.prompts_per_step * train.group_size, train.processes * train.micro_batch
+    if rows % at_once:
+        raise ConfigError(
+            f"train.prompts_per_step {train.prompts_per_step} × train.group_size {train.group_size} = {rows} rows a"
+            f" step are no multiple of train.processes {train.processes} × train.micro_batch {train.micro_batch} ="
+            f" {at_once} rows at once: change train.micro_batch to a divisor of {rows} / {train.processes}"
+        )
+    return rows // at_once
+
+
+def deepspeed(stage: int) -> dict[str, Any]:
+    """Return DeepSpeed's configuration; `auto` is filled in from the trainer's arguments."""
+    return {
+        "zero_optimization": {
+            "stage": stage,
+            "overlap_comm": False,
+            "contiguous_gradients": True,
+            "stage3_gather_16bit_weights_on_model_save": True,
+        },
+        "train_batch_size": "auto",
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto",
+        "bf16": {"enabled": "auto"},
+        "zero_allow_untested_optimizer": True,
+    }
+
+
+def grpo_arguments(
+    train: TrainConfig, hardware: Hardware, *, seed: int, thinking: bool, end_id: int, output: Path
+) -> dict[str, Any]:
+    """Return the keyword arguments of GRPOConfig.
+
+    `steps_per_generation` stays TRL's default, the accumulation: one generation a step, so the policy's
+    ratio, and that of a reference, is exactly 1.
+    """
+    sampling = train.sampling
+    engine = train.rollout_engine == "vllm"
+    arguments: dict[str, Any] = {
+        "output_dir": str(output),
+        "per_device_train_batch_size": train.micro_batch,
+        "gradient_accumulation_steps": accumulation(train),
+        "num_generations": train.group_size,
+        "num_iterations": 1,
+        "num_train_epochs": train.epochs,
+        "max_steps": train.max_steps or -1,
+        "max_completion_length": train.max_completion_tokens,
+        "learning_rate": train.learning_rate,
+        "lr_scheduler_type": "constant",
+        "weight_decay": train.weight_decay,
+        "max_grad_norm": train.max_grad_norm,
+        "beta": 0.0,
+        "epsilon": train.epsilon_low,
+        "epsilon_high": train.epsilon_high,
+        "loss_type": train.loss,
+        "scale_rewards": "group",
+        "disable_dropout": True,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "repetition_penalty": sampling.repetition_penalty,
+        "chat_template_kwargs": {"enable_thinking": thinking},
+        "gradient_checkpointing": train.gradient_checkpointing,
+        "bf16": hardware.mixed,
+        "use_cpu": not hardware.cuda,
+        "model_init_kwargs": {"dtype": hardware.load_dtype(train.zero_stage)},
+        "seed": seed,
+        "save_strategy": "steps",
+        "save_steps": train.save_steps,
+        # Old checkpoints may still be uploading: the supervisor deletes them.
+        "save_total_limit": None,
+        "logging_steps": 1,
+        # The filter would hide a NaN loss behind the last finite one.
+        "logging_nan_inf_filter": False,
+        "log_completions": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": hardware.cuda,
+        "use_vllm": engine,
+    }
+    if engine:
+        arguments |= {
+            "vllm_mode": "colocate",
+            "vllm_gpu_memory_utilization": train.engine_memory,
+            "vllm_max_model_length": train.max_prompt_tokens + train.max_completion_tokens,
+            "vllm_importance_sampling_correction": False,
+            # The engine knows the end tokens of the model's files, which may not be the template's.
+            "generation_kwargs": {"stop_token_ids": [end_id]},
+        }
+    if train.zero_stage:
+        arguments["deepspeed"] = deepspeed(train.zero_stage)
+    return arguments

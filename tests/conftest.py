@@ -1,0 +1,1 @@
+"""Puts this folder on the import path: helpers that tests of several packages share lie here."""
