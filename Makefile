@@ -24,8 +24,6 @@ POLARIS := .venv/bin/polaris
 DEMO := examples/demo/demo.yaml
 MODEL := $(POLARIS_CACHE)/models/smollm2-135m-instruct
 PYTEST := PYTHONPATH=tests $(PY) -m pytest -p group_times $(PYTEST_ARGS)
-COMPILE := $(PY) -m piptools compile --quiet --no-header --strip-extras $(if $(UPGRADE),--upgrade) \
-  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 
 .PHONY: help
 help: ## list the targets

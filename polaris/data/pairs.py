@@ -145,7 +145,7 @@ def _usable(
     for source in sources:
         story = source.story
         if source.uid in uids:
-            raise InputError(f"{source.book}: '{story.title}' is twice at {story.href}; give each story an id")
+            raise InputError(f"{source.book}: '{story.title}' is twice at {story.href}; give each an id")
         uids.add(source.uid)
         text_hash = hashlib.sha256(normalised(story.text).encode("utf-8", "replace")).hexdigest()
         if story.words < settings.min_words:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -12,7 +13,6 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -24,7 +24,8 @@ from polaris.stage import ATTEMPT_ENV, ENDPOINTS_ENV, Run, Status
 
 log = get_logger("local")
 
-TAIL_LINES = 12
+TAIL_LINES = 3
+_ERROR = re.compile(r"\b[A-Za-z]*(Error|Exception|Killed)\b: |^error: ")
 SERVICE_STOP_S = 20.0
 
 
@@ -49,8 +50,7 @@ class _Child:
     begun: float = field(default_factory=time.monotonic)
 
     def tail(self) -> str:
-        with self.log_path.open(encoding="utf-8", errors="replace") as file:
-            return redact("".join(deque(file, TAIL_LINES)).strip())
+        return redact(telling_lines(self.log_path))
 
     def kill_group(self, number: int) -> None:
         try:
@@ -178,6 +178,17 @@ class LocalExecutor:
         self._stages.clear()
         for model in list(self._services):
             self.stop_service(model)
+
+
+def telling_lines(path: Path) -> str:
+    """Return a log's last lines that name an error, or else its very last lines, on one line.
+
+    A server's farewell is long and says nothing; what killed it stands above.
+    """
+    with path.open(encoding="utf-8", errors="replace") as file:
+        lines = [line.strip() for line in file if line.strip()]
+    errors = [line for line in lines if _ERROR.search(line)]
+    return " | ".join((errors or lines)[-TAIL_LINES:])
 
 
 def log_folder(run: Run, name: str) -> Path:

@@ -93,7 +93,7 @@ def carry_out(
             _wind_down(executor, stop, on_poll)
         if not is_ours():
             raise PolarisError(f"another polaris run has taken over '{run.config.run}'")
-        _collect(run, executor, outcome, on_change)
+        _collect(run, executor, selected, outcome, on_change)
         state = State(
             complete=frozenset(outcome.complete),
             running=frozenset(executor.running()),
@@ -116,7 +116,11 @@ def carry_out(
 
 
 def _collect(
-    run: Run, executor: Executor, outcome: Outcome, on_change: Callable[[str, str, str], None]
+    run: Run,
+    executor: Executor,
+    selected: set[str],
+    outcome: Outcome,
+    on_change: Callable[[str, str, str], None],
 ) -> None:
     """Take in what ended since the last look."""
     for ended in executor.ended():
@@ -128,14 +132,17 @@ def _collect(
             reason = ended.reason or "it ended well without a manifest"
             _fail(outcome, ended.name, ended.code or BUG, reason, on_change)
     for dead in executor.dead_services():
-        waiting = [
-            instance.name
-            for instance in run.plan.instances.values()
-            if dead.name in instance.services and instance.name not in outcome.complete
-        ]
-        # A stage that runs against the dead endpoint reports by its own exit code.
-        for name in set(waiting) - set(executor.running()):
-            _fail(outcome, name, dead.code, dead.reason, on_change)
+        running = executor.running()
+        for name in selected:
+            instance = run.plan.instances[name]
+            # A stage that runs against the dead endpoint reports by its own exit code.
+            if (
+                dead.name in instance.services
+                and name not in outcome.complete
+                and name not in running
+                and outcome.complete.issuperset(instance.needs)
+            ):
+                _fail(outcome, name, dead.code, dead.reason, on_change)
 
 
 def _fail(

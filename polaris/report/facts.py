@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from polaris.artifact import Artifact, Manifest
@@ -25,7 +26,7 @@ def collect(
     inputs: Mapping[str, Artifact],
     config: RunConfig,
     *,
-    config_file: str,
+    config_path: Path,
     identities: Mapping[str, str],
     caveats: Mapping[str, str | None],
 ) -> dict[str, Any]:
@@ -34,7 +35,8 @@ def collect(
     Args:
         inputs: finished artifacts by instance name.
         config: the run's configuration.
-        config_file: the configuration's file name, for the commands that reproduce the run.
+        config_path: the configuration's file; paths below its folder are shown relative to it, so that a
+            report that is passed on does not tell where its maker keeps things.
         identities: model name → identity of its weights or endpoint.
         caveats: judge name → what to say wherever its scores appear, None for a judge to be trusted.
 
@@ -56,7 +58,7 @@ def collect(
     return {
         "format": FORMAT,
         "run": config.run,
-        "config_file": config_file,
+        "config_file": config_path.name,
         "seed": config.seed,
         "started": min((manifest.started for manifest in manifests), default=None),
         "finished": max((manifest.finished for manifest in manifests), default=None),
@@ -69,7 +71,7 @@ def collect(
         "instances": [instance_facts(manifest) for manifest in manifests],
         "totals": _totals(manifests),
         "versions": _versions(manifests),
-        "config": config.model_dump(mode="json"),
+        "config": _relative(config.model_dump(mode="json"), str(config_path.absolute().parent)),
         "missing": missing,
     }
 
@@ -155,6 +157,17 @@ def _caveats(
         if text and (where or trained):
             found.append({"judge": judge, "text": text, "evaluations": where, "training": trained})
     return found
+
+
+def _relative(value: Any, folder: str) -> Any:
+    """Return the configuration with the paths below a folder relative to it."""
+    if isinstance(value, dict):
+        return {key: _relative(child, folder) for key, child in value.items()}
+    if isinstance(value, list):
+        return [_relative(child, folder) for child in value]
+    if isinstance(value, str):
+        return value.removeprefix(f"file://{folder}/").removeprefix(f"{folder}/")
+    return value
 
 
 def _books(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -42,7 +42,7 @@ def training_figures(training: Facts) -> list[dict[str, Any]]:
             "parts",
             "What the reward is made of",
             "Means over the policy's stories. Quality adds; the other three are penalties.",
-            [Panel("part", tuple(line(key, label, n) for n, (key, label) in enumerate(PARTS)))],
+            [Panel("value", tuple(line(key, label, n) for n, (key, label) in enumerate(PARTS)))],
         ),
         (
             "reference",

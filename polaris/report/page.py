@@ -61,9 +61,9 @@ def number(value: float | None, digits: int = 1) -> str:
 
 
 def signed(value: float | None, digits: int = 1) -> str:
-    """Return a difference, its sign always shown."""
+    """Return a difference with its sign; one that rounds to zero has none."""
     shown = number(value, digits)
-    return shown if value is None or shown.startswith("−") or value == 0 else f"+{shown}"
+    return f"+{shown}" if value is not None and round(value, digits) > 0 else shown
 
 
 def percent(share: float | None, digits: int = 0) -> str:
@@ -75,9 +75,11 @@ def duration(seconds: float | None) -> str:
     """Return seconds as the two largest units that matter."""
     if seconds is None:
         return ABSENT
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
+    if minutes == 0:
+        return f"{rest} s"
     if minutes < 60:
         return f"{minutes} min {rest} s"
     hours, minutes = divmod(minutes, 60)

@@ -18,7 +18,7 @@ from typing import Any
 import matplotlib
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 INK, MUTED, GRID = "#010101", "#020202", "#030303"
 SERIES = ("#0a0101", "#0a0202", "#0a0303", "#0a0404", "#0a0505", "#0a0606")
@@ -165,7 +165,8 @@ def lengths(name: str, alt: str, models: Sequence[Points]) -> str | None:
                     label=f"{model.label}, cut off",
                 )
         axes.set_xlim(0, far)
-        axes.set_ylim(bottom=0)
+        top = max(max(words for model in shown for _, words, _ in model.stories), far)
+        axes.set_ylim(-0.02 * top, 1.04 * top)
         axes.set_xlabel("target, words")
         axes.set_ylabel("written, words")
         _legend(axes)
@@ -206,12 +207,16 @@ def _panel(axes: Any, steps: Sequence[float], panel: Panel) -> None:
             low = [value - half for value, half in zip(values, spread, strict=True)]
             high = [value + half for value, half in zip(values, spread, strict=True)]
             axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
-        style: dict[str, Any] = {"dashes": (5, 2.5)} if line.dashed else {}
+        style: dict[str, Any] = {"linewidth": 1.8 if few else 1.2}
+        if line.dashed:
+            style["dashes"] = (5, 2.5) if few else (1.5, 1)
         axes.plot(
             steps, values, color=colour, label=line.label, marker="o" if few else "", markersize=3.2, **style
         )
     if panel.log:
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
     if panel.zero:
         axes.axhline(0, color=MUTED, linewidth=0.9)
     if panel.limit is not None:
@@ -227,7 +232,8 @@ def _legend(axes: Any) -> None:
         axes.legend(loc="best")
         return
     handles, labels = axes.get_legend_handles_labels()
-    axes.figure.legend(handles, labels, loc="outside lower left", ncols=3, columnspacing=1.2)
+    columns = 4 if sum(len(label) for label in labels[:4]) <= 34 else 2
+    axes.figure.legend(handles, labels, loc="outside lower left", ncols=columns, columnspacing=1.2)
 
 
 def _shown(value: float | None, log: bool) -> bool:

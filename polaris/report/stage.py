@@ -14,7 +14,7 @@ def run(context: StageContext) -> None:
     facts = collect(
         context.inputs,
         context.config,
-        config_file=context.config_path.name,
+        config_path=context.config_path,
         identities={name: context.run.identity_of_model(name) for name in context.config.models},
         caveats={name: context.caveat(name) for name in context.config.judges},
     )
