@@ -50,7 +50,7 @@ lint: tools ## ruff and mypy, changing nothing
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
-	@$(PY) -m mypy scripts/environment.py
+	@MYPYPATH=scripts $(PY) -m mypy scripts/environment.py scripts/demo_model.py
 
 .PHONY: format
 format: tools ## let ruff mend and format the code

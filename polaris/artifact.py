@@ -21,6 +21,8 @@ from polaris.runtime import get_logger, progress
 from polaris.storage import Conflict, NotFound, Store
 
 MANIFEST = "MANIFEST.json"
+FORMAT = 1
+"""The manifest's own format; another one is not read."""
 LARGE = 64 << 20
 """Transfers of at least so many bytes show a progress bar."""
 
@@ -57,17 +59,20 @@ class Manifest:
     counts: dict[str, float] = field(default_factory=dict)
     cost: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    format: int = 1
+    format: int = FORMAT
 
     def to_json(self) -> bytes:
         """Return the manifest as canonical, readable JSON."""
-        return (json.dumps(asdict(self), indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+        text = json.dumps(asdict(self), indent=1, sort_keys=True, ensure_ascii=False)
+        return f"{text}\n".encode("utf-8", "backslashreplace")
 
     @classmethod
     def from_json(cls, data: bytes, where: str) -> Manifest:
         """Read a manifest; raise InputError naming `where` if it is none."""
         try:
             raw = json.loads(data)
+            if raw["format"] != FORMAT:
+                raise ValueError(f"its format is {raw['format']}, not {FORMAT}")
             raw["objects"] = tuple(Entry(**entry) for entry in raw["objects"])
             raw["notes"] = tuple(raw["notes"])
             return cls(**raw)
@@ -253,12 +258,14 @@ class Progress:
 
     def delete(self, prefix: str) -> None:
         """Drop the pieces that begin with `prefix`; a folder's index goes first."""
-        names = self.names(prefix)
-        names.sort(key=lambda name: not name.endswith(self._INDEX))
-        self.store.delete([self.prefix + name for name in names])
+        keys = [self.prefix + name for name in self.names(prefix)]
+        # One request is not atomic: an index must not outlive its files.
+        self.store.delete([key for key in keys if key.endswith(f"/{self._INDEX}")])
+        self.store.delete([key for key in keys if not key.endswith(f"/{self._INDEX}")])
 
     def put_folder(self, name: str, folder: Path) -> None:
         """Keep a folder's files; its index, written last, makes it complete."""
+        self.store.delete([f"{self.prefix}{name}/{self._INDEX}"])
         index = []
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             relative = path.relative_to(folder).as_posix()
@@ -279,13 +286,19 @@ class Progress:
         for entry in json.loads(data):
             path = folder / entry["name"]
             key = f"{self.prefix}{name}/{entry['name']}"
-            _download(self.store, key, path, entry["size"], f"{name}/{entry['name']}")
+            try:
+                _download(self.store, key, path, entry["size"], f"{name}/{entry['name']}")
+            except NotFound:
+                raise self._corrupt(name, key, "is missing") from None
             if sha256_file(path) != entry["sha256"]:
                 path.unlink()
-                raise InputError(
-                    f"{self.store.url}/{key} does not match its sha256; delete what lies below"
-                    f" {self.prefix}{name}/ to go on from an earlier piece"
-                )
+                raise self._corrupt(name, key, "does not match its sha256")
+
+    def _corrupt(self, name: str, key: str, what: str) -> InputError:
+        return InputError(
+            f"{self.store.url}/{key} {what}; delete what lies below {self.prefix}{name}/ to go on from an"
+            " earlier piece"
+        )
 
 
 def sha256_file(path: Path) -> str:
@@ -299,7 +312,7 @@ def _upload(store: Store, path: Path, key: str, what: str) -> None:
     if size < LARGE:
         store.upload(path, key)
         return
-    with progress(round(size / 2**20), f"upload {what} (MiB)") as bar:
+    with progress(size >> 20, f"upload {what} (MiB)") as bar:
         store.upload(path, key, progress=lambda moved: bar.advance(moved / 2**20))
 
 
@@ -307,5 +320,5 @@ def _download(store: Store, key: str, path: Path, size: int, what: str) -> None:
     if size < LARGE:
         store.download(key, path)
         return
-    with progress(round(size / 2**20), f"download {what} (MiB)") as bar:
+    with progress(size >> 20, f"download {what} (MiB)") as bar:
         store.download(key, path, progress=lambda moved: bar.advance(moved / 2**20))

@@ -6,6 +6,7 @@ or folder whose bytes do, `Operational` changes how a run works and never what i
 
 from __future__ import annotations
 
+import difflib
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -37,13 +38,29 @@ Content = Annotated[T, Mark("content")]
 
 
 def _absolute(path: Path, info: ValidationInfo) -> Path:
-    return Path(os.path.normpath((info.context or {}).get("base", Path.cwd()) / path.expanduser()))
+    try:
+        home = path.expanduser()
+    except RuntimeError:
+        raise ValueError("nobody of this name has a home directory here; write the path out") from None
+    return Path(os.path.normpath((info.context or {}).get("base", Path.cwd()) / home))
 
 
 LocalPath = Annotated[Path, AfterValidator(_absolute)]
 """A path, relative to the configuration file's folder."""
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]
+_NAME = r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"
+_URL = r"^https?://[^/]"
+_REPOSITORY = r"^[^@\s]+@[^@\s]+$"
+_VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
+PATTERNS = {
+    _NAME: "a name of lower-case letters, digits and inner dashes, 40 at most",
+    _URL: "a URL that begins with http:// or https://",
+    _REPOSITORY: "owner/name@revision",
+    _VARIABLE: "the name of an environment variable, not the key itself",
+}
+"""What each pattern below asks for, in a user's words."""
+
+Name = Annotated[str, StringConstraints(pattern=_NAME)]
 """Lower-case letters, digits and dashes, 40 at most: it becomes part of object keys and pod names."""
 
 
@@ -60,7 +77,8 @@ class Section(BaseModel):
 
 
 def _without_credentials(url: str | None) -> str | None:
-    if url and "@" in url.split("://", 1)[-1].split("/", 1)[0]:
+    _, remote, rest = (url or "").partition("://")
+    if remote and "@" in rest.split("/", 1)[0]:
         raise ValueError("a URL must carry no credentials; give them by environment variables")
     return url
 
@@ -70,7 +88,7 @@ class StoreConfig(Section):
 
     url: Operational[str] = Field(default=".polaris/store", validate_default=True)
     """`s3://bucket/prefix`, `file:///absolute`, or a folder relative to this file."""
-    endpoint: Operational[str | None] = None
+    endpoint: Operational[str | None] = Field(default=None, pattern=_URL)
     """S3 endpoint URL; null is AWS itself."""
     region: Operational[str | None] = None
     """S3 region; null takes AWS_REGION or the profile's."""
@@ -139,7 +157,7 @@ class CheckpointModel(Section):
     """Weights that exist before the run."""
     path: Content[LocalPath | None] = None
     """Folder with safetensors, tokenizer and config.json; its content hash is the model's identity."""
-    repo: Identity[str | None] = Field(default=None, pattern=r"^[^@\s]+@[^@\s]+$")
+    repo: Identity[str | None] = Field(default=None, pattern=_REPOSITORY)
     """`owner/name@revision`; a moving branch is no identity, so the revision must be given."""
     dtype: Identity[Literal["bfloat16", "float32"]] = "bfloat16"
     """Number format in which the model is served and trained."""
@@ -171,11 +189,11 @@ class EndpointModel(Section):
     """Served elsewhere."""
     identity: Identity[str] = Field(min_length=1)
     """The model's declared identity, for digests and results, for instance `openai/gpt-5.4`."""
-    url: Operational[str] = Field(pattern=r"^https?://")
+    url: Operational[str] = Field(pattern=_URL)
     """Base URL, up to and with `/v1`."""
     model: Operational[str] = Field(min_length=1)
     """The name by which the endpoint knows the model."""
-    api_key_env: Operational[str] = Field(default="OPENAI_API_KEY", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    api_key_env: Operational[str] = Field(default="OPENAI_API_KEY", pattern=_VARIABLE)
     """Environment variable with the key, or, with `_FILE` behind its name, the path of a file with it."""
     thinking: Identity[bool] = False
     """Answers begin with reasoning up to `</think>`."""
@@ -358,7 +376,7 @@ class StoryQualityEvaluation(Section):
     """JSONL rows `{id, prompt, target_word_count}`."""
     models: Operational[tuple[Name, ...]] = Field(min_length=1)
     """The models that write."""
-    baseline: Operational[Name | None] = None
+    baseline: Identity[Name | None] = None
     """The other models are compared with this one, prompt by prompt."""
     judge: Identity[Name]
     """A name under `judges`."""
@@ -401,7 +419,7 @@ class RunConfig(Section):
     """The run's name; its artifacts lie under `runs/<run>/`."""
     seed: Identity[int] = Field(default=3479, ge=0)
     """Seed of every random choice."""
-    store: StoreConfig = StoreConfig()
+    store: StoreConfig = Field(default_factory=StoreConfig)
     """The object store."""
     models: dict[Name, Model]
     """Models by name."""
@@ -415,19 +433,25 @@ class RunConfig(Section):
     """The training stage; null trains nothing."""
     evaluations: dict[Name, Evaluation] = Field(default_factory=dict)
     """Evaluations by name."""
-    execute: ExecuteConfig = ExecuteConfig()
+    execute: ExecuteConfig = Field(default_factory=ExecuteConfig)
     """The executor."""
 
     @model_validator(mode="after")
     def _references_exist(self) -> RunConfig:
         for where, name, table in self._references():
             if name not in table:
-                raise ValueError(f"{where} names '{name}', which is none of: {', '.join(table) or 'nothing'}")
+                near = difflib.get_close_matches(name, table, n=1, cutoff=0.5)
+                hint = f"; did you mean '{near[0]}'?" if near else ""
+                known = ", ".join(table) or "nothing"
+                raise ValueError(f"{where}: value '{name}'; expected one of: {known}{hint}")
         trained = [name for name, model in self.models.items() if model.kind == "trained"]
         if trained and self.train is None:
-            raise ValueError(f"models.{trained[0]} is trained by this run, but there is no train section")
+            raise ValueError(f"models.{trained[0]}: this run trains it, but there is no train section")
         if self.train and self.models[self.train.base].kind != "checkpoint":
-            raise ValueError(f"train.base '{self.train.base}' must be a checkpoint model")
+            raise ValueError(f"train.base: value '{self.train.base}'; expected a model of kind checkpoint")
+        if self.train and self.judges[self.train.judge].model in trained:
+            what = "expected a judge that asks another model than the one that this training makes"
+            raise ValueError(f"train.judge: value '{self.train.judge}'; {what}")
         return self
 
     def _references(self) -> list[tuple[str, str, dict[str, Any]]]:

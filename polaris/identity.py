@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -55,13 +56,16 @@ def hash_contents(config: BaseModel) -> dict[Path, str]:
 
 
 def _hash(setting: str, path: Path) -> str:
-    if path.is_file():
-        return sha256_file(path)
-    if not path.is_dir():
-        raise ConfigError(f"{setting}: '{path}' does not exist; give a file or folder that does")
-    files = sorted(file for file in path.rglob("*") if file.is_file())
-    listing = "".join(f"{sha256_file(file)}  {file.relative_to(path).as_posix()}\n" for file in files)
-    return hashlib.sha256(listing.encode()).hexdigest()
+    try:
+        if path.is_file():
+            return sha256_file(path)
+        if not path.is_dir():
+            raise ConfigError(f"{setting}: '{path}' does not exist; give a file or folder that does")
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        listing = "".join(f"{sha256_file(file)}  {file.relative_to(path).as_posix()}\n" for file in files)
+        return hashlib.sha256(os.fsencode(listing)).hexdigest()
+    except OSError as error:
+        raise ConfigError(f"{setting}: '{error.filename}' cannot be read: {error.strerror}") from None
 
 
 def _contents(section: BaseModel, prefix: str) -> Iterator[tuple[str, Path]]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from polaris.config import RunConfig
+from polaris.config import PATTERNS, RunConfig
 from polaris.errors import ConfigError
 
 ENV_PREFIX = "POLARIS__"
@@ -19,11 +20,37 @@ ENV_PREFIX = "POLARIS__"
 
 Key = tuple[str | int, ...]
 
+_CREDENTIALS = re.compile(r"://[^/\s]*@")
+
+_TABLES = tuple(
+    (name,) for name, field in RunConfig.model_fields.items() if get_origin(field.annotation) is dict
+)
+"""Where keys are names that the user gives: they have dashes, which no variable's name can have."""
+
 _WORDING = {
-    "Input should be": "expected",
-    "String should": "expected text that should",
-    "Tuple should": "expected a list that should",
+    "string_type": "expected text; put it into quotes",
+    "string_too_short": "expected text of {min_length} or more characters",
+    "too_short": "expected a list of {min_length} or more",
+    "tuple_type": "expected a list",
+    "model_type": "expected a mapping of settings",
+    "model_attributes_type": "expected a mapping of settings",
+    "dict_type": "expected a mapping of settings",
+    "path_type": "expected a path",
+    "int_type": "expected a whole number",
+    "int_parsing": "expected a whole number",
+    "int_from_float": "expected a whole number",
+    "float_type": "expected a number",
+    "float_parsing": "expected a number",
+    "finite_number": "expected a finite number",
+    "bool_type": "expected true or false",
+    "bool_parsing": "expected true or false",
+    "greater_than": "expected a number above {gt}",
+    "greater_than_equal": "expected a number of at least {ge}",
+    "less_than": "expected a number below {lt}",
+    "less_than_equal": "expected a number of at most {le}",
+    "literal_error": "expected {expected}",
 }
+"""pydantic's type of an error, what to tell the user, with its context filled in."""
 
 
 class _Source:
@@ -31,8 +58,13 @@ class _Source:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.lines: dict[Key, int] = {}
+        self.lines: dict[Key, int] = {(): 1}
         self.variables: dict[Key, str] = {}
+
+    def overridden(self, key: Key, variable: str) -> None:
+        """Note that a variable gave this key and all below it."""
+        self.variables[key] = variable
+        self.lines = {known: line for known, line in self.lines.items() if known[: len(key)] != key}
 
     def of(self, key: Key) -> str:
         """Name the place of a key, or of the nearest key above it."""
@@ -70,18 +102,21 @@ def schema() -> dict[str, Any]:
 def _read(path: Path, source: _Source) -> dict[str, Any]:
     try:
         node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        value = _plain(node, (), source) if node is not None else {}
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; give the path of a run's YAML file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from None
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ConfigError(f"{path}{line}: not valid YAML: {error.problem}") from None
+        what = ", ".join(filter(None, (error.context, error.problem)))
+        raise ConfigError(f"{path}{line}: not valid YAML: {what}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    value = _plain(node, (), source) if node is not None else {}
+    except RecursionError:
+        raise ConfigError(f"{path}: an alias contains itself, or the nesting is too deep") from None
     if not isinstance(value, dict):
-        raise ConfigError(f"{path}:1: expected a mapping of settings, found {type(value).__name__}")
+        raise ConfigError(f"{path}:1: expected a mapping of settings, found {_short(value)}")
     return value
 
 
@@ -91,18 +126,29 @@ def _plain(node: yaml.Node, key: Key, source: _Source) -> Any:
     if isinstance(node, yaml.MappingNode):
         found: dict[str, Any] = {}
         for name_node, value_node in node.value:
-            name = str(name_node.value)
             line = name_node.start_mark.line + 1
+            if not isinstance(name_node, yaml.ScalarNode):
+                raise ConfigError(f"{source.path}:{line}: a key must be plain text, not a list or mapping")
+            name = str(name_node.value)
+            where = _dotted((*key, name))
+            if name_node.tag == "tag:yaml.org,2002:merge":
+                raise ConfigError(
+                    f"{source.path}:{line}: {where}: YAML's merge key is not read; write the keys"
+                )
             if name in found:
                 first = source.lines[*key, name]
-                where = ".".join(map(str, (*key, name)))
                 raise ConfigError(f"{source.path}:{line}: {where}: given twice, first in line {first}")
             source.lines[*key, name] = line
             found[name] = _plain(value_node, (*key, name), source)
         return found
     if isinstance(node, yaml.SequenceNode):
         return [_plain(item, (*key, index), source) for index, item in enumerate(node.value)]
-    return yaml.SafeLoader("").construct_object(node)
+    try:
+        return yaml.SafeLoader("").construct_object(node)
+    except ValueError as error:
+        # A date that no calendar has, for one.
+        line = node.start_mark.line + 1
+        raise ConfigError(f"{source.path}:{line}: {_dotted(key)}: {error}; put text into quotes") from None
 
 
 def _override(raw: dict[str, Any], environment: Mapping[str, str], source: _Source) -> None:
@@ -111,50 +157,69 @@ def _override(raw: dict[str, Any], environment: Mapping[str, str], source: _Sour
             continue
         place: Any = raw
         key: Key = ()
-        names = variable.removeprefix(ENV_PREFIX).split("__")
-        for position, name in enumerate(names):
-            known = {str(found).replace("-", "_").lower(): found for found in place}
-            actual = known.get(name.lower(), name.lower())
-            key = (*key, actual)
-            if position == len(names) - 1:
-                place[actual] = yaml.safe_load(environment[variable])
-            else:
-                if not isinstance(place.get(actual), dict):
-                    place[actual] = {}
-                place = place[actual]
-        source.variables[key] = variable
+        names = variable.removeprefix(ENV_PREFIX).lower().split("__")
+        for name in names[:-1]:
+            key = (*key, _actual(name, key, place))
+            if place.get(key[-1]) is None:
+                place[key[-1]] = {}
+            place = place[key[-1]]
+            if not isinstance(place, dict):
+                where = f"environment: {variable}: {_dotted(key)} is {_short(place)}"
+                raise ConfigError(f"{where}, which has no settings below it; override it as a whole")
+        key = (*key, _actual(names[-1], key, place))
+        try:
+            place[key[-1]] = yaml.safe_load(environment[variable])
+        except (yaml.YAMLError, ValueError) as error:
+            problem = getattr(error, "problem", None) or " ".join(str(error).split())
+            raise ConfigError(f"environment: {variable}: {_dotted(key)}: not valid YAML: {problem}") from None
+        source.overridden(key, variable)
+
+
+def _actual(name: str, key: Key, place: Mapping[str, Any]) -> str:
+    """Return the key that a variable's lower-case name means below `key`."""
+    known = {found.replace("-", "_").lower(): found for found in place}
+    return known.get(name, name.replace("_", "-") if key in _TABLES else name)
 
 
 def _fault(error: dict[str, Any], raw: dict[str, Any], source: _Source) -> str:
-    key, value = _locate(error["loc"], raw)
+    location: Key = error["loc"]
+    key, value = _locate(location, raw)
     kind, message = error["type"], str(error["msg"])
     context = error.get("ctx", {})
-    dotted = ".".join(map(str, key))
+    place = f"{source.of(key)}: {_dotted(key)}"
+    shown = "hidden" if key and key[-1] == "api_key_env" else _short(value)
     if kind == "extra_forbidden":
-        near = difflib.get_close_matches(str(key[-1]), _siblings(error["loc"][:-1]), n=1, cutoff=0.5)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        return f"{source.of(key)}: {dotted}: unknown key (value {_short(value)}){hint}"
+        return f"{place}: unknown key (value {shown}){_near(key[-1], _siblings(location[:-1]))}"
     if kind == "missing":
-        missing = ".".join(map(str, (*key, error["loc"][-1])))
+        missing = _dotted((*key, location[-1]))
         return f"{source.of(key)}: {missing}: required key is missing"
     if kind in ("union_tag_invalid", "union_tag_not_found"):
-        place = (*key, "kind")
-        found = f"value {context['tag']!r}" if "tag" in context else "required key is missing"
-        expected = context.get("expected_tags", "'checkpoint', 'trained', 'endpoint'")
-        return f"{source.of(place)}: {'.'.join(map(str, place))}: {found}; expected one of {expected}"
+        key = (*key, "kind")
+        found = f"value {_short(context['tag'])}" if "tag" in context else "required key is missing"
+        expected = str(context.get("expected_tags", "'checkpoint', 'trained', 'endpoint'"))
+        hint = _near(context.get("tag"), expected.replace("'", "").split(", "))
+        return f"{source.of(key)}: {_dotted(key)}: {found}; expected one of {expected}{hint}"
     if kind == "value_error":
         text = message.removeprefix("Value error, ")
         if not key:
-            named = tuple(text.split(" ", 1)[0].split("."))
+            named = tuple(text.split(":", 1)[0].split("."))
             return f"{source.of(named)}: {text}"
-        shown = "" if isinstance(value, (dict, list)) else f" value {_short(value)};"
-        return f"{source.of(key)}: {dotted}:{shown} {text}"
-    expected = message
-    for theirs, ours in _WORDING.items():
-        expected = expected.replace(theirs, ours)
-    near = difflib.get_close_matches(str(value), _choices(context), n=1, cutoff=0.5)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
-    return f"{source.of(key)}: {dotted}: value {_short(value)}; {expected}{hint}"
+        return f"{place}: {text}" if isinstance(value, dict) else f"{place}: value {shown}; {text}"
+    if location[-1] == "[key]":
+        shown = _short(key[-1])
+    expected = _WORDING[kind].format(**context) if kind in _WORDING else message
+    if kind == "string_pattern_mismatch":
+        expected = f"expected {PATTERNS.get(context['pattern'], message)}"
+    return f"{place}: value {shown}; {expected}{_near(value, _choices(context))}"
+
+
+def _near(found: Any, choices: Iterable[str]) -> str:
+    near = difflib.get_close_matches(str(found), list(choices), n=1, cutoff=0.5)
+    return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def _dotted(key: Key) -> str:
+    return ".".join(map(str, key))
 
 
 def _locate(location: Key, raw: Any) -> tuple[Key, Any]:
@@ -170,14 +235,17 @@ def _locate(location: Key, raw: Any) -> tuple[Key, Any]:
 
 def _siblings(location: Key) -> list[str]:
     """List the keys that the section at a location knows."""
-    model: Any = RunConfig
+    place: Any = RunConfig
     for step in location:
-        if isinstance(model, type) and issubclass(model, BaseModel):
-            model = model.model_fields[str(step)].annotation
-        else:
-            model = next((m for m in _models(model) if _tag(m) == step), model)
-    found = _models(model)
-    return [name for section in found for name in section.model_fields]
+        if get_origin(place) is dict:
+            place = get_args(place)[1]
+            continue
+        models = _models(place)
+        if len(models) > 1:
+            place = next(model for model in models if _tag(model) == step)
+        elif step in models[0].model_fields:
+            place = models[0].model_fields[str(step)].annotation
+    return [name for model in _models(place) for name in model.model_fields]
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
@@ -196,5 +264,8 @@ def _choices(context: dict[str, Any]) -> list[str]:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    if isinstance(value, dict):
+        return "a mapping"
+    plain = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
+    text = _CREDENTIALS.sub("://...@", plain)
     return text if len(text) <= 60 else f"{text[:57]}..."

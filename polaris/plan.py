@@ -100,8 +100,9 @@ class _Unfolding:
     def _generate(self, model: str, evaluation: str) -> None:
         writer, needs = self._model(model)
         settings = identity_of(self.config.evaluations[evaluation], self.contents)
-        # The judge and the resampling come after the stories and decide nothing about them.
-        asked = {key: value for key, value in settings.items() if key not in ("judge", "bootstrap")}
+        # The judge, the comparison and the resampling come after the stories and decide nothing about them.
+        later = ("judge", "baseline", "bootstrap")
+        asked = {key: value for key, value in settings.items() if key not in later}
         params = {"model": model, "evaluation": evaluation}
         self._add("generate", params, needs, self._served(model), {"evaluation": asked, "model": writer})
 

@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import MutableMapping
 from types import FrameType, TracebackType
@@ -25,6 +26,7 @@ LOG_ENV = "POLARIS_LOG"
 
 _SECRET_NAMES = ("KEY", "SECRET", "TOKEN", "PASSWORD")
 _REDACTED = "[redacted]"
+_told: set[str] = set()
 
 
 def get_logger(name: str) -> Any:
@@ -43,7 +45,7 @@ def configure_logging(*, verbose: bool = False) -> None:
     renderer: Any = (
         structlog.processors.JSONRenderer(sort_keys=True)
         if logs_json()
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)
+        else _text_renderer(sys.stderr.isatty())
     )
     structlog.configure(
         processors=[
@@ -53,6 +55,8 @@ def configure_logging(*, verbose: bool = False) -> None:
             structlog.processors.format_exc_info,
             _redact,
             renderer,
+            # Again: a value may have held a secret inside, as lists and exceptions do.
+            _redact_line,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if verbose else logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
@@ -63,18 +67,37 @@ def configure_logging(*, verbose: bool = False) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
+def _text_renderer(colors: bool) -> Any:
+    """Return a renderer of readable lines, a traceback after its line."""
+    render = structlog.dev.ConsoleRenderer(
+        colors=colors, pad_event_to=0, exception_formatter=structlog.dev.plain_traceback
+    )
+
+    def rendered(logger: Any, name: str, event: MutableMapping[str, Any]) -> str:
+        trace = event.pop("traceback", None)
+        return f"{render(logger, name, event)}" + (f"\n{trace}" if trace else "")
+
+    return rendered
+
+
+def keep_secret(value: str) -> None:
+    """Remember a key that no variable's name gives away, so that no log line shows it."""
+    if value:
+        _told.add(value)
+
+
 def secrets() -> list[str]:
-    """Return the values of this process's environment that look like keys, longest first."""
+    """Return what looks like a key in this process's environment, and what was told, longest first."""
     found = {
         value
         for name, value in os.environ.items()
         if len(value) >= 8 and name.upper().split("_")[-1] in _SECRET_NAMES
     }
-    return sorted(found, key=len, reverse=True)
+    return sorted(found | _told, key=len, reverse=True)
 
 
 def redact(text: str) -> str:
-    """Return the text without any secret of this process's environment."""
+    """Return the text without any secret that this process knows of."""
     for secret in secrets():
         text = text.replace(secret, _REDACTED)
     return text
@@ -82,6 +105,10 @@ def redact(text: str) -> str:
 
 def _redact(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     return {key: redact(value) if isinstance(value, str) else value for key, value in event.items()}
+
+
+def _redact_line(_: Any, __: str, line: Any) -> str:
+    return redact(str(line))
 
 
 class StopFlag:
@@ -126,6 +153,8 @@ class ProgressBar:
         self._log = logger or get_logger("progress")
         self._begun = time.monotonic()
         self._logged_at: float | None = None
+        # A store's transfer counts from several threads.
+        self._lock = threading.Lock()
         self._bar: Any = None
         self._task: Any = None
 
@@ -155,13 +184,18 @@ class ProgressBar:
 
     def advance(self, n: float = 1, **figures: Any) -> None:
         """Count `n` more units done; `figures` are shown beside the bar."""
-        self.done += n
+        with self._lock:
+            self._advance(n, figures)
+
+    def _advance(self, n: float, figures: dict[str, Any]) -> None:
+        before, self.done = self.done, self.done + n
         if self._bar is not None:
             shown = "  ".join(f"{name} {_brief(value)}" for name, value in figures.items())
             self._bar.update(self._task, completed=self.done, figures=shown)
             return
         now = time.monotonic()
-        if self._logged_at is None or now - self._logged_at >= self.LINE_EVERY_S or self.done >= self.total:
+        last = before < self.total <= self.done
+        if self._logged_at is None or now - self._logged_at >= self.LINE_EVERY_S or last:
             self._logged_at = now
             rate = self.done / max(now - self._begun, 1e-9)
             left = max(self.total - self.done, 0) / rate if rate else 0.0

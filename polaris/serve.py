@@ -19,6 +19,7 @@ from polaris.stage import Run
 
 log = get_logger("serve")
 
+STRUCTURED = '{"backend": "xgrammar", "disable_any_whitespace": true}'
 OFFLINE = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 
 
@@ -62,6 +63,8 @@ def server_command(
     command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(folder), *address]
     command += ["--served-model-name", name, "--dtype", dtype]
     command += ["--tensor-parallel-size", str(settings.tensor_parallel)]
+    # Between JSON tokens a small model can lose itself in blanks until its tokens are spent.
+    command += ["--structured-outputs-config", STRUCTURED]
     if settings.max_model_len:
         command += ["--max-model-len", str(settings.max_model_len)]
     if settings.enforce_eager:

@@ -29,12 +29,21 @@ from polaris.artifact import (
 )
 from polaris.chat import Endpoint
 from polaris.config import CheckpointModel, EndpointModel, RunConfig
-from polaris.errors import BUG, DONE, ConfigError, InputError, PolarisError
+from polaris.errors import (
+    BAD_CONFIG,
+    BUG,
+    DONE,
+    INTERRUPTED,
+    ConfigError,
+    InputError,
+    PolarisError,
+    TransientError,
+)
 from polaris.identity import hash_contents
 from polaris.kinds import KINDS
 from polaris.load import load
 from polaris.plan import Instance, Plan, plan
-from polaris.runtime import StopFlag, get_logger, redact
+from polaris.runtime import StopFlag, get_logger, keep_secret, redact
 from polaris.storage import Store, open_store
 
 ENDPOINTS_ENV = "POLARIS_ENDPOINTS"
@@ -80,16 +89,28 @@ class Run:
         return f"trained:{self.plan.instances['train'].digest}"
 
     def model_folder(self, name: str) -> Path:
-        """Return the local folder of a checkpoint model, fetched from the hub if it names a repository."""
+        """Return the local folder of a checkpoint model, fetched from the hub if it names a repository.
+
+        Raises ConfigError if it is no checkpoint or the hub has no such revision, TransientError if the
+        hub does not answer.
+        """
         model = self.config.models[name]
         if not isinstance(model, CheckpointModel):
             raise ConfigError(f"models.{name}: '{model.kind}' is no checkpoint with a folder")
         if model.path is not None:
             return model.path
         from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
         repo, _, revision = str(model.repo).partition("@")
-        return Path(snapshot_download(repo, revision=revision))
+        try:
+            return Path(snapshot_download(repo, revision=revision))
+        except (HFValidationError, RepositoryNotFoundError, RevisionNotFoundError) as error:
+            what = " ".join(str(error).split())
+            raise ConfigError(f"models.{name}.repo: '{model.repo}' cannot be fetched: {what}") from error
+        except OSError as error:
+            what = " ".join(str(error).split())
+            raise TransientError(f"models.{name}.repo: '{model.repo}' cannot be fetched: {what}") from error
 
     def endpoint(self, name: str, urls: Mapping[str, str] | None = None) -> Endpoint:
         """Return a model's endpoint: configured, or one that the executor started, by `urls` or environment.
@@ -110,7 +131,7 @@ class Run:
                 api_key_env=model.api_key_env,
             )
         if urls is None:
-            urls = json.loads(os.environ.get(ENDPOINTS_ENV, "{}"))
+            urls = _started_endpoints()
         if name not in urls:
             raise ConfigError(
                 f"models.{name}: no endpoint of this model is up; use `polaris run`, which starts it, or set"
@@ -137,7 +158,9 @@ class Run:
             return None
         checkpoint = name if isinstance(model, CheckpointModel) else getattr(self.config.train, "base", "")
         folder = getattr(self.config.models[checkpoint], "path", None)
-        size = sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder else 0
+        if folder is None:
+            return None
+        size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
         if size >= SMALL_JUDGE_BYTES:
             return None
         return (
@@ -228,17 +251,28 @@ def run_stage(path: Path, name: str) -> int:
     except PolarisError as error:
         return _failed(name, error.code, str(error), status)
     except KeyboardInterrupt:
-        return _failed(name, 130, "interrupted", status)
+        return _failed(name, INTERRUPTED, "interrupted", status)
+    except ModuleNotFoundError as error:
+        if (error.name or "polaris").partition(".")[0] == "polaris":
+            return _bug(name, error, status)
+        reason = (
+            f"{name} needs the package '{error.name}', which is not installed here; install polaris[EXTRA]"
+        )
+        return _failed(
+            name, BAD_CONFIG, f"{reason} with the extra of this stage: train, serve or report", status
+        )
     except Exception as error:
-        log.error("bug", instance=name, traceback=traceback.format_exc())
-        return _failed(name, BUG, f"{type(error).__name__}: {error}", status)
+        return _bug(name, error, status)
 
 
 def _make(run: Run, instance: Instance, attempt: str, stop: StopFlag) -> Manifest:
     prefix = run.prefix(instance.name)
     inputs = {name: _input(run, name) for name in instance.needs}
     work = run.config.execute.work_dir / instance.name / instance.digest
-    work.mkdir(parents=True, exist_ok=True)
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"execute.work_dir: '{work}' cannot be made: {error.strerror}") from None
     context = StageContext(
         run=run,
         instance=instance,
@@ -300,6 +334,11 @@ class Status:
             log.warning("status_not_written", key=self.key, reason=str(error))
 
 
+def _bug(name: str, error: Exception, status: Status | None) -> int:
+    log.error("bug", instance=name, traceback=traceback.format_exc())
+    return _failed(name, BUG, f"{type(error).__name__}: {error}", status)
+
+
 def _failed(name: str, code: int, reason: str, status: Status | None) -> int:
     reason = redact(reason)
     log.error("failed", instance=name, code=code, reason=reason)
@@ -322,13 +361,28 @@ def versions() -> dict[str, str]:
 def _api_key(name: str, model: EndpointModel) -> str:
     variable = model.api_key_env
     file = os.environ.get(f"{variable}_FILE")
-    key = os.environ.get(variable) or (Path(file).read_text(encoding="utf-8").strip() if file else "")
+    key = os.environ.get(variable, "").strip()
+    if not key and file:
+        try:
+            key = Path(file).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            what = getattr(error, "strerror", None) or "no UTF-8 text"
+            raise ConfigError(f"models.{name}.api_key_env: {variable}_FILE: '{file}': {what}") from None
+    keep_secret(key)
     if not key:
         raise ConfigError(
             f"models.{name}.api_key_env: neither {variable} nor {variable}_FILE is set;"
             f" export the key for {model.url}"
         )
     return key
+
+
+def _started_endpoints() -> dict[str, str]:
+    text = os.environ.get(ENDPOINTS_ENV, "{}")
+    try:
+        return {str(name): str(url) for name, url in json.loads(text).items()}
+    except (ValueError, AttributeError):
+        raise ConfigError(f"{ENDPOINTS_ENV}: '{text}' is no JSON object of model names and URLs") from None
 
 
 def _path(model: CheckpointModel) -> Path:

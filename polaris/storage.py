@@ -7,6 +7,7 @@ none. `put` can be conditional (If-None-Match, If-Match), which leases and manif
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -22,8 +23,10 @@ from polaris.config import StoreConfig
 from polaris.errors import ConfigError, PolarisError, TransientError
 
 CHUNK = 1 << 20
-_KEY = re.compile(r"^(?!.*(^|/)\.{1,2}(/|$))[A-Za-z0-9._=+@,-]+(/[A-Za-z0-9._=+@,-]+)*$")
+_KEY = re.compile(r"(?!.*(^|/)\.{1,2}(/|$))[A-Za-z0-9._=+@,-]+(/[A-Za-z0-9._=+@,-]+)*")
 _TEMPORARY = ".tmp"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+_PLACING_TRIES = 100
 
 Tick = Callable[[int], None]
 """Called with the number of bytes moved since the last call."""
@@ -84,9 +87,15 @@ def open_store(config: StoreConfig) -> Store:
 
 
 def _checked(key: str) -> str:
-    if not _KEY.match(key):
+    if not _KEY.fullmatch(key):
         raise ValueError(f"'{key}' is no object key")
     return key
+
+
+def _checked_prefix(prefix: str) -> str:
+    if prefix:
+        _checked(prefix.removesuffix("/"))
+    return prefix
 
 
 class FileStore:
@@ -106,7 +115,7 @@ class FileStore:
             with self._path(key).open("rb") as file:
                 while chunk := file.read(CHUNK):
                     yield chunk
-        except (FileNotFoundError, IsADirectoryError):
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             raise NotFound(key) from None
 
     def put(self, key: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:
@@ -139,20 +148,22 @@ class FileStore:
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Walk the folder below the prefix's last slash."""
-        folder = self.root / prefix.rpartition("/")[0]
+        folder = self.root / _checked_prefix(prefix).rpartition("/")[0]
         for directory, folders, files in os.walk(folder):
-            folders[:] = sorted(name for name in folders if name != _TEMPORARY)
+            folders.sort()
+            if Path(directory) == self.root and _TEMPORARY in folders:
+                folders.remove(_TEMPORARY)
             for name in sorted(files):
                 path = Path(directory, name)
                 key = path.relative_to(self.root).as_posix()
-                if key.startswith(prefix) and _KEY.match(key) and (info := self.head(key)):
+                if key.startswith(prefix) and _KEY.fullmatch(key) and (info := self.head(key)):
                     yield info
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects and the folders they leave empty."""
         for key in keys:
             path = self._path(key)
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 path.unlink()
             with contextlib.suppress(OSError):
                 for parent in path.parents:
@@ -165,21 +176,26 @@ class FileStore:
 
     @contextlib.contextmanager
     def _temporary(self) -> Iterator[Path]:
-        folder = self.root / _TEMPORARY
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / uuid.uuid4().hex
+        path = self.root / _TEMPORARY / uuid.uuid4().hex
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             yield path
         except OSError as error:
-            raise PolarisError(f"store.url: cannot write below '{self.root}': {error.strerror}") from error
+            what = f"store.url: cannot write below '{self.root}': {error.strerror}"
+            if error.errno in _FULL:
+                raise TransientError(f"{what}; make room and run again") from error
+            raise ConfigError(f"{what}; name a folder that can be written") from error
         finally:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink()
 
     def _place(self, temporary: Path, key: str, *, if_absent: bool, if_match: str | None) -> str:
         target = self._path(key)
         etag = _etag(temporary.stat())
-        while True:
-            target.parent.mkdir(parents=True, exist_ok=True)
+        for _ in range(_PLACING_TRIES):
+            # A delete in another process takes folders that are empty for a moment, before or after this.
+            with contextlib.suppress(FileNotFoundError, FileExistsError):
+                target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 if if_absent:
                     os.link(temporary, target)
@@ -191,11 +207,11 @@ class FileStore:
             except FileExistsError:
                 raise Conflict(key) from None
             except FileNotFoundError:
-                # A delete in another process took the folder that was empty a moment ago.
                 continue
+        raise TransientError(f"store.url: '{self.root}' is being deleted while '{key}' is written")
 
     def _swap(self, temporary: Path, target: Path, if_match: str) -> None:
-        with (self.root / ".lock").open("a") as lock:
+        with (self.root / _TEMPORARY / "lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not target.exists() or _etag(target.stat()) != if_match:
                 raise FileExistsError
@@ -246,12 +262,13 @@ class S3Store:
             import boto3
             from botocore.config import Config
 
-            self._client_ = boto3.client(
+            # A session of its own: the default one keeps the first credentials that it ever found.
+            self._client_ = boto3.session.Session().client(
                 "s3",
                 endpoint_url=self._config.endpoint,
                 region_name=self._config.region,
                 config=Config(
-                    retries={"mode": "standard", "max_attempts": self._config.retries},
+                    retries={"mode": "standard", "total_max_attempts": self._config.retries},
                     s3={"addressing_style": "path" if self._config.path_style else "auto"},
                     request_checksum_calculation=self._config.checksum,
                     response_checksum_validation=self._config.checksum,
@@ -265,8 +282,10 @@ class S3Store:
     def get(self, key: str) -> bytes:
         """Return a whole small object; a body that breaks off is asked for again."""
         for tries_left in reversed(range(self._config.retries)):
+            body = self._body(key)
             try:
-                return b"".join(self.stream(key))
+                with self._errors(key):
+                    return bytes(body.read())
             except TransientError:
                 if not tries_left:
                     raise
@@ -274,16 +293,22 @@ class S3Store:
 
     def stream(self, key: str) -> Iterator[bytes]:
         """Yield an object in chunks."""
+        body = self._body(key)
         with self._errors(key):
-            body = self._client.get_object(Bucket=self.bucket, Key=self._key(key))["Body"]
             yield from body.iter_chunks(CHUNK)
 
     def put(self, key: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:
         """Write a small object."""
         condition = {"IfNoneMatch": "*"} if if_absent else {"IfMatch": if_match} if if_match else {}
-        with self._errors(key):
-            answer = self._client.put_object(Bucket=self.bucket, Key=self._key(key), Body=data, **condition)
-            return str(answer["ETag"])
+        try:
+            with self._errors(key):
+                answer = self._client.put_object(
+                    Bucket=self.bucket, Key=self._key(key), Body=data, **condition
+                )
+                return str(answer["ETag"])
+        except NotFound:
+            # Stores differ in what a vanished object answers to If-Match.
+            raise Conflict(key) from None
 
     def upload(self, path: Path, key: str, *, progress: Tick | None = None) -> None:
         """Send a file in parallel parts."""
@@ -310,8 +335,9 @@ class S3Store:
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Page through the keys below the prefix."""
-        pages = self._client.get_paginator("list_objects_v2")
+        _checked_prefix(prefix)
         with self._errors(prefix):
+            pages = self._client.get_paginator("list_objects_v2")
             for page in pages.paginate(Bucket=self.bucket, Prefix=self.prefix + prefix):
                 for found in page.get("Contents", []):
                     yield ObjectInfo(found["Key"][len(self.prefix) :], found["Size"], found["ETag"])
@@ -329,6 +355,10 @@ class S3Store:
 
     def _key(self, key: str) -> str:
         return self.prefix + _checked(key)
+
+    def _body(self, key: str) -> Any:
+        with self._errors(key):
+            return self._client.get_object(Bucket=self.bucket, Key=self._key(key))["Body"]
 
     def _transfer(self) -> Any:
         from boto3.s3.transfer import TransferConfig
@@ -368,6 +398,8 @@ class S3Store:
     def _translated(self, error: Any, key: str, where: str) -> Exception:
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
         code = error.response.get("Error", {}).get("Code", "")
+        if code == "NoSuchUpload":
+            return TransientError(f"store.url: {where} lost an upload of '{key}' halfway")
         if code == "NoSuchBucket":
             return ConfigError(f"store.url: {where} has no bucket '{self.bucket}'; create it or name another")
         if status == 404:

@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 QUIET = 5.0  # seconds between two lines of progress where there is no terminal
 
@@ -37,12 +37,22 @@ def lock(path: Path) -> Iterator[None]:
         yield
         return
     with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"setup: another setup is at work (lock {path}); waiting for it", flush=True)
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        waited = 0.0
+        while not taken(handle):
+            if waited % QUIET == 0:
+                say(f"another setup is at work (lock {path}); waiting for it, {waited:.0f} s")
+            time.sleep(0.5)
+            waited += 0.5
         yield
+
+
+def taken(handle: IO[str]) -> bool:
+    """Try to take the lock on an open file; says whether it is ours."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def clean_environment() -> dict[str, str]:

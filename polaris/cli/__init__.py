@@ -32,7 +32,9 @@ def main() -> None:
     try:
         app()
     except PolarisError as error:
-        for line in str(error).splitlines():
+        from polaris.runtime import redact
+
+        for line in redact(str(error)).splitlines():
             print(f"error: {line}", file=sys.stderr)
         sys.exit(error.code)
     except KeyboardInterrupt:

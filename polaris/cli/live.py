@@ -65,7 +65,7 @@ class Live:
         subject = f"model {name}" if "service" in what else name
         if what == "start-stage":
             self._begun[name] = time.monotonic()
-        elif what == "stop-service":
+        elif what in ("start-service", "stop-service"):
             self._ready.discard(name)
         if what in ("complete", "failed"):
             self._drop(name)

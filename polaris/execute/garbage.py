@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 
 from polaris.artifact import MANIFEST, artifact_prefix, find_manifest
-from polaris.stage import Status
 from polaris.storage import ObjectInfo, Store
-
-_KEPT = (f"/{Status.NAME}", "/log.txt")
 
 
 def collect(store: Store, run: str, *, abandon: bool) -> list[ObjectInfo]:
     """Return the objects that can go; whoever calls holds the run's lease.
 
-    They are the attempts that no manifest names, but for an unfinished stage's newest log and status,
-    and `progress/` of finished stages; of unfinished ones only with `abandon`.
+    They are the attempts that no manifest names, but for an unfinished stage's newest, and `progress/`
+    of finished stages; of unfinished ones only with `abandon`.
     """
     artifacts: dict[tuple[str, str], list[ObjectInfo]] = defaultdict(list)
     for info in store.list(f"runs/{run}/"):
@@ -39,7 +36,8 @@ def collect(store: Store, run: str, *, abandon: bool) -> list[ObjectInfo]:
             elif manifest is not None:
                 gone = attempt != manifest.attempt
             else:
-                gone = abandon or attempt != newest or not info.key.endswith(_KEPT)
+                # The newest may be at work: a stage started by hand, or by a loop that died, holds no lease.
+                gone = abandon or attempt != newest
             if gone:
                 found.append(info)
     return found

@@ -57,33 +57,52 @@ class Lease:
     ) -> None:
         self._ended.set()
         self._thread.join()
-        if not self.lost:
-            self.store.delete([self.key])
+        try:
+            info = self.store.head(self.key)
+            if info and info.etag == self._etag:
+                self.store.delete([self.key])
+        except PolarisError as failure:
+            log.warning("lease_not_given_back", key=self.key, reason=str(failure), expires_after_s=self.ttl_s)
 
     def _take(self, expired: str | None) -> bool:
         """Try to take the lease; `expired` is the etag of one that has run out."""
         try:
             info = self.store.head(self.key)
             if info is None:
-                self._etag = self.store.put(self.key, _mine(), if_absent=True)
-                return True
+                return self._put(None)
             if info.etag == expired or is_abandoned(self.store, self.key):
-                self._etag = self.store.put(self.key, _mine(), if_match=info.etag)
-                return True
+                return self._put(info.etag)
             return False
-        except (Conflict, NotFound):
+        except NotFound:
             return False
+
+    def _put(self, etag: str | None) -> bool:
+        """Write the lease in place of the one with this etag, or of none; tell whether it is ours now."""
+        mine = _mine()
+        try:
+            self._etag = self.store.put(self.key, mine, if_absent=etag is None, if_match=etag)
+            return True
+        except Conflict:
+            # A put whose answer got lost is sent again, and then conflicts with itself.
+            info = self.store.head(self.key)
+            if info is None or self.store.get(self.key) != mine:
+                return False
+            self._etag = info.etag
+            return True
 
     def _renew(self) -> None:
         while not self._ended.wait(self.ttl_s / 3):
             try:
-                self._etag = self.store.put(self.key, _mine(), if_match=self._etag)
-            except (Conflict, NotFound):
+                ours = self._put(self._etag)
+            except NotFound:
+                ours = False
+            except PolarisError as error:
+                log.warning("lease_not_renewed", reason=str(error))
+                continue
+            if not ours:
                 self.lost = True
                 log.error("lease_lost", key=self.key)
                 return
-            except PolarisError as error:
-                log.warning("lease_not_renewed", reason=str(error))
 
     def _holder(self) -> str:
         holder = _read(self.store, self.key)

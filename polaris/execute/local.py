@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import os
 import re
@@ -18,15 +20,16 @@ from pathlib import Path
 from typing import IO
 
 from polaris.artifact import new_attempt
-from polaris.errors import BUG, DONE, FINAL, MEANING, PolarisError
+from polaris.errors import BUG, DONE, FINAL, MEANING, TRANSIENT, PolarisError
 from polaris.runtime import LOG_ENV, die_with_parent, get_logger, redact
 from polaris.stage import ATTEMPT_ENV, ENDPOINTS_ENV, Run, Status
 
 log = get_logger("local")
 
 TAIL_LINES = 3
-_ERROR = re.compile(r"\b[A-Za-z]*(Error|Exception|Killed)\b: |^error: ")
-SERVICE_STOP_S = 20.0
+_ERROR = re.compile(r"\b[A-Za-z]*(Error|Exception|Killed)\b: |\berror: ")
+STOP_S = 20.0
+"""What a process gets between the polite signal and the last one, seconds."""
 
 
 @dataclass(frozen=True)
@@ -47,16 +50,24 @@ class _Child:
     attempt: str = ""
     url: str = ""
     ready: threading.Event = field(default_factory=threading.Event)
+    answer: str = ""
     begun: float = field(default_factory=time.monotonic)
 
     def tail(self) -> str:
         return redact(telling_lines(self.log_path))
 
     def kill_group(self, number: int) -> None:
-        try:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, number)
-        except (ProcessLookupError, PermissionError):
-            return
+
+    def end(self, name: str) -> None:
+        """Wait for a process that was asked to stop, then kill it and what it left in its session."""
+        try:
+            self.process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            log.warning("killed", name=name, after_s=STOP_S)
+        self.kill_group(signal.SIGKILL)
+        self.process.wait()
 
 
 class LocalExecutor:
@@ -154,27 +165,26 @@ class LocalExecutor:
                 continue
             del self._services[name]
             what = "died" if code is not None else "gave no token within execute.service_timeout_s"
+            what += f" (its last answer: {child.answer})" if child.answer and code is None else ""
             child.kill_group(signal.SIGKILL)
+            child.process.wait()
             reason = f"the endpoint of models.{name} {what}; its log ends: {child.tail()}"
-            found.append(Ended(name, code if code in FINAL else BUG, reason))
+            found.append(Ended(name, code if code in (*FINAL, TRANSIENT) else BUG, reason))
         return found
 
     def stop_service(self, model: str) -> None:
         """Stop a service and wait until it is gone."""
         child = self._services.pop(model)
         child.kill_group(signal.SIGTERM)
-        try:
-            child.process.wait(SERVICE_STOP_S)
-        except subprocess.TimeoutExpired:
-            log.warning("service_killed", model=model, after_s=SERVICE_STOP_S)
-        child.kill_group(signal.SIGKILL)
-        child.process.wait()
+        child.end(f"service-{model}")
 
     def close(self) -> None:
-        """End everything that still runs."""
-        for child in self._stages.values():
-            child.kill_group(signal.SIGKILL)
-            child.process.wait()
+        """End everything that still runs; a stage gets a moment to save."""
+        self.stop_stages(signal.SIGTERM)
+        for child in self._services.values():
+            child.kill_group(signal.SIGTERM)
+        for name, child in self._stages.items():
+            child.end(name)
         self._stages.clear()
         for model in list(self._services):
             self.stop_service(model)
@@ -229,12 +239,15 @@ def _await_token(child: _Child, model: str) -> None:
         json.dumps(asked).encode(),
         {"Content-Type": "application/json", "Authorization": "Bearer none"},
     )
+    # A proxy of the environment leads to the world, not to the server beside us.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while child.process.poll() is None:
         try:
-            with urllib.request.urlopen(f"{child.url}/models", timeout=5):
+            with opener.open(f"{child.url}/models", timeout=5):
                 pass
-            with urllib.request.urlopen(request, timeout=300):
+            with opener.open(request, timeout=300):
                 child.ready.set()
                 return
-        except (urllib.error.URLError, OSError):
+        except (urllib.error.URLError, OSError, http.client.HTTPException) as error:
+            child.answer = str(error)
             time.sleep(0.5)

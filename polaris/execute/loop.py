@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from polaris.errors import BUG, DONE, FINAL, TRANSIENT, PolarisError
+from polaris.errors import BUG, DONE, FINAL, TRANSIENT, TransientError
 from polaris.execute.local import Ended
 from polaris.plan import Failure, State, is_lost, next_actions
 from polaris.runtime import StopFlag, get_logger
@@ -83,7 +83,7 @@ def carry_out(
     """Do what `next_actions` says until nothing more can be done.
 
     `on_change(what, name, detail)` hears of every start, end and failure. When `stop` is set, stages
-    are asked to save and stop, and Stopped is raised when they have. Raises PolarisError if the run
+    are asked to save and stop, and Stopped is raised when they have. Raises TransientError if the run
     is no longer ours to carry out.
     """
     outcome = Outcome(complete={name for name in selected if run.manifest(name)})
@@ -92,7 +92,7 @@ def carry_out(
         if stop.requested:
             _wind_down(executor, stop, on_poll)
         if not is_ours():
-            raise PolarisError(f"another polaris run has taken over '{run.config.run}'")
+            raise TransientError(f"another polaris run has taken over '{run.config.run}'; wait for it")
         _collect(run, executor, selected, outcome, on_change)
         state = State(
             complete=frozenset(outcome.complete),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,34 +16,36 @@ from transformers import TrainerCallback
 from polaris.errors import GuardError
 from polaris.runtime import StopFlag
 from polaris.train.checkpoint import Layout, write_layout
-from polaris.train.job import STEP_MARK
 
 
 class Metrics(TrainerCallback):  # type: ignore[misc]
-    """One row an optimiser step: appended and flushed to a JSONL file, and printed for the supervisor.
+    """One row an optimiser step: appended to a JSONL file that the supervisor follows.
 
     Raises GuardError, before any checkpoint of that step, when loss or gradient is no number.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, steps_per_epoch: int) -> None:
         self.path = path
+        self.steps_per_epoch = steps_per_epoch
         self._begun = time.monotonic()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Start the step's clock."""
         self._begun = time.monotonic()
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
+    ) -> None:
         """Write the row of a step that has just been taken."""
         if not logs or "loss" not in logs:
             return
         if state.is_world_process_zero:
             row = {name: _json(value) for name, value in logs.items()}
-            row |= {"step": state.global_step, "step_seconds": round(time.monotonic() - self._begun, 3)}
+            row |= {"step": state.global_step, "epoch": state.global_step / self.steps_per_epoch}
+            row |= {"step_seconds": round(time.monotonic() - self._begun, 3)}
             line = json.dumps(row, sort_keys=True, allow_nan=False)
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
-            print(f"{STEP_MARK}{line}", file=sys.stdout, flush=True)
         for name in ("loss", "grad_norm"):
             if name in logs and not math.isfinite(logs[name]):
                 raise GuardError(

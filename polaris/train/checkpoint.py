@@ -8,7 +8,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+from polaris.artifact import from_rows
 from polaris.errors import ConfigError
 
 PREFIX = "checkpoint-"
@@ -38,7 +40,9 @@ def surplus(names: Iterable[str], keep: int) -> list[str]:
 
 def complete(folder: Path) -> list[Path]:
     """Return the complete checkpoints in a folder, oldest first."""
-    found = [path for path in folder.glob(f"{PREFIX}*") if step_of(path.name) is not None and is_complete(path)]
+    found = [
+        path for path in folder.glob(f"{PREFIX}*") if step_of(path.name) is not None and is_complete(path)
+    ]
     return sorted(found, key=lambda path: step_of(path.name) or 0)
 
 
@@ -68,26 +72,27 @@ def check_layout(path: Path, layout: Layout) -> None:
     if found != layout:
         raise ConfigError(
             f"{path.name} was written with train.processes {found.processes} and train.zero_stage"
-            f" {found.zero_stage}, but now they are {layout.processes} and {layout.zero_stage}: set them back, or"
+            f" {found.zero_stage}, not {layout.processes} and {layout.zero_stage}: set them back, or"
             " delete this stage's progress/ to begin again"
         )
 
 
-def truncate_metrics(path: Path, last_step: int) -> None:
-    """Drop the rows of steps after `last_step`, and a half-written last row: they will be made again.
-
-    The file is replaced at once, so that a kill in between loses nothing.
-    """
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a metrics file, without a last one that is still being written."""
     if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if row.get("step", 0) <= last_step:
-            kept.append(line)
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    return [json.loads(line) for line in lines if line]
+
+
+def write_metrics(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Replace a metrics file at once, so that a kill in between loses nothing."""
     part = path.with_suffix(".part")
-    part.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    part.write_bytes(from_rows(rows))
     os.replace(part, path)
+
+
+def truncate_metrics(path: Path, last_step: int) -> None:
+    """Drop the rows of steps after `last_step`: they will be made again."""
+    if path.exists():
+        write_metrics(path, [row for row in read_metrics(path) if row["step"] <= last_step])

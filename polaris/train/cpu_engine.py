@@ -21,22 +21,15 @@ ENVIRONMENT = {
 """Read by torch and vLLM when they are imported; what the user has set stays."""
 
 
-def prepare_environment_without_cuda() -> None:
-    """Set the variables if there is no GPU; call before vLLM or torch's compiler is imported."""
-    import torch
-
-    if not torch.cuda.is_available():
-        for name, value in ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
-
-
 def apply(*, engine: bool) -> None:
-    """Fit DeepSpeed, and with `engine` vLLM and TRL, to a CPU; call before the trainer is made.
+    """Fit DeepSpeed, and with `engine` vLLM and TRL, to a CPU; call before TRL is imported.
 
     Raises:
         ConfigError: this vLLM or TRL lacks a name that is set here.
 
     """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     import deepspeed.ops
 
     # Otherwise a C++ extension is compiled at the first start of two processes: a compiler and 40 seconds.

@@ -63,18 +63,25 @@ def training_rows(
     if len(rows) < train.prompts_per_step:
         raise InputError(
             f"{len(rows)} training prompts are left ({counts.prompts_filtered} are longer than"
-            f" train.max_prompt_tokens {train.max_prompt_tokens}), too few for one step of train.prompts_per_step"
-            f" {train.prompts_per_step}"
+            f" train.max_prompt_tokens {train.max_prompt_tokens}), too few for one step of"
+            f" train.prompts_per_step {train.prompts_per_step}"
         )
     return rows, counts
 
 
 def _reference(
-    pair: dict[str, Any], messages: references.Messages, tokenizer: Any, limit: int, thinking: bool, counts: Counts
+    pair: dict[str, Any],
+    messages: references.Messages,
+    tokenizer: Any,
+    limit: int,
+    thinking: bool,
+    counts: Counts,
 ) -> list[int]:
     reasoning = pair.get("reasoning") or ""
     if thinking and not reasoning.strip():
-        raise InputError(f"pair {pair['uid']} has no reasoning, which a base model with thinking: true is taught")
+        raise InputError(
+            f"pair {pair['uid']} has no reasoning, which a base model with thinking: true is taught"
+        )
     try:
         text = references.reference_text(tokenizer, messages, pair["story"], reasoning, thinking)
     except InputError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,6 @@ def export(trainer: Any, tokenizer: Any, base: Path, folder: Path, *, dtype: str
     if trainer.accelerator.is_main_process:
         model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
         wanted = getattr(torch, dtype)
-        model.config.dtype = wanted
         ends = model.generation_config.eos_token_id
         known = [] if ends is None else ends if isinstance(ends, list) else [ends]
         model.generation_config.eos_token_id = list(dict.fromkeys([end_id, *known]))
@@ -29,6 +29,7 @@ def export(trainer: Any, tokenizer: Any, base: Path, folder: Path, *, dtype: str
         shutil.rmtree(folder, ignore_errors=True)
         cast = {name: _cast(tensor, wanted) for name, tensor in state.items()}
         model.save_pretrained(folder, state_dict=cast)
+        _declare(folder / "config.json", dtype)
         tokenizer.save_pretrained(folder)
         for path in base.iterdir():
             missing = not (folder / path.name).exists()
@@ -37,6 +38,18 @@ def export(trainer: Any, tokenizer: Any, base: Path, folder: Path, *, dtype: str
         for path in folder.iterdir():
             path.chmod(0o644)
     trainer.accelerator.wait_for_everyone()
+
+
+def _declare(path: Path, dtype: str) -> None:
+    """Say the written format in config.json, nested sections too: transformers says the trainer's."""
+
+    def changed(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {key: dtype if key == "dtype" else changed(inner) for key, inner in value.items()}
+
+    config = changed(json.loads(path.read_text(encoding="utf-8")))
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _cast(tensor: Any, dtype: Any) -> Any:

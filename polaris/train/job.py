@@ -13,8 +13,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-STEP_MARK = "polaris-step "
-"""Begins a line of the worker's output that holds one step's row as JSON."""
 JUDGE_ENV = "POLARIS_TRAIN_JUDGE"
 """JSON object: the judge's endpoint without its key."""
 KEY_ENV = "POLARIS_TRAIN_JUDGE_KEY"
@@ -88,7 +86,7 @@ class JudgeAddress:
 
 
 def write_status(output: Path, code: int, message: str) -> None:
-    """Write how the worker ended, unless a process that failed earlier has: the first failure is the cause."""
+    """Write how the worker ended, unless one that failed earlier has: the first failure is the cause."""
     path = output / STATUS
     part = path.with_suffix(f".{os.getpid()}")
     part.write_text(json.dumps({"code": code, "message": message}), encoding="utf-8")

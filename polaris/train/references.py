@@ -136,8 +136,8 @@ def end_token(tokenizer: Any, messages: Messages, thinking: bool) -> tuple[str, 
     special = ids and (ids[0] in tokenizer.all_special_ids or ids[0] in tokenizer.added_tokens_decoder)
     if not special or not ending.startswith(token):
         raise ConfigError(
-            f"the model's chat template ends an assistant's turn with {ending!r}, which begins with no special"
-            " token: use a chat model whose template closes turns"
+            f"the model's chat template ends an assistant's turn with {ending!r}, which begins with no"
+            " special token: use a chat model whose template closes turns"
         )
     return token, ids[0]
 
@@ -171,7 +171,9 @@ def reference_text(tokenizer: Any, messages: Messages, story: str, reasoning: st
     answer = whole[len(opened) :]
     answer = answer[: answer.index(end) + len(end)]
     if thinking and THINK_END not in answer:
-        raise ConfigError("thinking is true, but the model's chat template renders no reasoning: set it to false")
+        raise ConfigError(
+            "thinking is true, but the model's chat template renders no reasoning: set it to false"
+        )
     return answer
 
 

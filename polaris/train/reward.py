@@ -134,8 +134,8 @@ class Reward:
         if failed > limit:
             raise GuardError(
                 f"the judge keeps failing: {failed} of the last {len(self._window)} calls, above"
-                f" reward.max_failed_share {self.config.max_failed_share:g} of a window of {self._window.maxlen}"
-                f" (reward.failed_window); the last reason: {failures[-1].reason}"
+                f" reward.max_failed_share {self.config.max_failed_share:g} of a window of"
+                f" {self._window.maxlen} (reward.failed_window); the last reason: {failures[-1].reason}"
             )
 
     def _log_policy(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,36 @@ class Hardware:
         return "bfloat16" if self.mixed and zero_stage > 0 else "float32"
 
 
+def steps_per_epoch(prompts: int, train: TrainConfig) -> int:
+    """Return the optimiser steps of one pass; prompts that fill no step sit it out."""
+    return prompts // train.prompts_per_step
+
+
+def total_steps(prompts: int, train: TrainConfig) -> int:
+    """Return the optimiser steps of the whole run: `max_steps`, else `epochs` passes, at least one step."""
+    if train.max_steps is not None:
+        return train.max_steps
+    return max(1, round(train.epochs * steps_per_epoch(prompts, train)))
+
+
+def order(prompts: int, train: TrainConfig, seed: int) -> list[int]:
+    """Return which prompt each place of the run takes, `prompts_per_step` places a step.
+
+    Every pass is shuffled anew, from seed and pass alone. The whole run is laid out beforehand because
+    TRL's sampler forgets, on resuming, how many passes it has shuffled.
+    """
+    places = total_steps(prompts, train) * train.prompts_per_step
+    used = steps_per_epoch(prompts, train) * train.prompts_per_step
+    found: list[int] = []
+    epoch = 0
+    while len(found) < places:
+        shuffled = list(range(prompts))
+        random.Random(f"{seed} {epoch}").shuffle(shuffled)
+        found += shuffled[:used]
+        epoch += 1
+    return found[:places]
+
+
 def accumulation(train: TrainConfig) -> int:
     """Return the micro-batches that one process adds up for a step.
 
@@ -47,9 +78,10 @@ def accumulation(train: TrainConfig) -> int:
     rows, at_once = train.prompts_per_step * train.group_size, train.processes * train.micro_batch
     if rows % at_once:
         raise ConfigError(
-            f"train.prompts_per_step {train.prompts_per_step} × train.group_size {train.group_size} = {rows} rows a"
-            f" step are no multiple of train.processes {train.processes} × train.micro_batch {train.micro_batch} ="
-            f" {at_once} rows at once: change train.micro_batch to a divisor of {rows} / {train.processes}"
+            f"train.prompts_per_step {train.prompts_per_step} × train.group_size {train.group_size} = {rows}"
+            f" rows a step are no multiple of train.processes {train.processes} × train.micro_batch"
+            f" {train.micro_batch} = {at_once} rows at once: set train.micro_batch to a divisor of"
+            f" {rows} / {train.processes}"
         )
     return rows // at_once
 
@@ -73,7 +105,14 @@ def deepspeed(stage: int) -> dict[str, Any]:
 
 
 def grpo_arguments(
-    train: TrainConfig, hardware: Hardware, *, seed: int, thinking: bool, end_id: int, output: Path
+    train: TrainConfig,
+    hardware: Hardware,
+    *,
+    steps: int,
+    seed: int,
+    thinking: bool,
+    end_id: int,
+    output: Path,
 ) -> dict[str, Any]:
     """Return the keyword arguments of GRPOConfig.
 
@@ -88,8 +127,10 @@ def grpo_arguments(
         "gradient_accumulation_steps": accumulation(train),
         "num_generations": train.group_size,
         "num_iterations": 1,
-        "num_train_epochs": train.epochs,
-        "max_steps": train.max_steps or -1,
+        # The dataset is the whole run in order.
+        "num_train_epochs": 1,
+        "max_steps": steps,
+        "shuffle_dataset": False,
         "max_completion_length": train.max_completion_tokens,
         "learning_rate": train.learning_rate,
         "lr_scheduler_type": "constant",

@@ -63,7 +63,9 @@ class ReferenceTrainer(GRPOTrainer):  # type: ignore[misc]
         ]
         marks = torch.tensor([slot is not None for slot in self._slots], device=self.accelerator.device)
         self._marks = gather(marks)
-        marked = [{**row, "is_reference": slot is not None} for row, slot in zip(inputs, self._slots, strict=True)]
+        marked = [
+            {**row, "is_reference": slot is not None} for row, slot in zip(inputs, self._slots, strict=True)
+        ]
         try:
             out: dict[str, Any] = super()._generate_and_score_completions(marked)
         finally:
@@ -73,13 +75,18 @@ class ReferenceTrainer(GRPOTrainer):  # type: ignore[misc]
         return out
 
     def _generate_single_turn(
-        self, prompt_ids: list[list[int]], images: Any, multimodal_fields: dict[str, Any], *args: Any, **kwargs: Any
+        self,
+        prompt_ids: list[list[int]],
+        images: Any,
+        multimodal_fields: dict[str, Any],
+        *args: Any,
+        **kwargs: Any,
     ) -> tuple[list[list[int]], list[list[float | None]] | None]:
         stale = self.use_vllm and self.state.global_step != self._last_loaded_step
         if images is not None:
             raise ConfigError("the prompts carry images: only text is trained")
         policy = [i for i, slot in enumerate(self._slots or [None] * len(prompt_ids)) if slot is None]
-        # In-process generation fails on an empty batch; colocated it must be called, for the sync is collective.
+        # In-process generation fails on no rows; colocated it must be called: the sync is collective.
         asked = policy if policy or self.use_vllm else [0]
         fields = {name: [values[i] for i in asked] for name, values in multimodal_fields.items()}
         written, scores = super()._generate_single_turn(
@@ -119,7 +126,9 @@ class ReferenceTrainer(GRPOTrainer):  # type: ignore[misc]
         logged.extend(found.values.tolist())
         metrics = self._metrics["train"]
         metrics["hri/weight"].append(weight)
-        for name, value in references.figures(self._rewards, self._marks, self.num_generations, found).items():
+        for name, value in references.figures(
+            self._rewards, self._marks, self.num_generations, found
+        ).items():
             metrics[name].append(value)
 
     def _compare_engine(self) -> None:
@@ -134,9 +143,9 @@ class ReferenceTrainer(GRPOTrainer):  # type: ignore[misc]
         seen[:] = [max([largest, *seen])]
         if not largest <= self.engine_max_difference:
             raise GuardError(
-                f"engine is stale: after the weight sync of step {self.state.global_step} its log-probabilities"
-                f" differ from the trainer's by {largest:.3g}, above train.engine_max_difference"
-                f" {self.engine_max_difference:g}"
+                f"engine is stale: after the weight sync of step {self.state.global_step} its"
+                f" log-probabilities differ from the trainer's by {largest:.3g}, above"
+                f" train.engine_max_difference {self.engine_max_difference:g}"
             )
 
 

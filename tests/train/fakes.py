@@ -52,7 +52,9 @@ def write_pairs(path: Path) -> Path:
     return path
 
 
-def write_config(path: Path, model: Path, *, thinking: bool = False, dtype: str = "float32", **train: object) -> Path:
+def write_config(
+    path: Path, model: Path, *, thinking: bool = False, dtype: str = "float32", **train: object
+) -> Path:
     settings = {
         "base": "base",
         "judge": "judge",
@@ -74,7 +76,12 @@ def write_config(path: Path, model: Path, *, thinking: bool = False, dtype: str 
         "run": "tiny",
         "models": {
             "base": {"kind": "checkpoint", "path": str(model), "dtype": dtype, "thinking": thinking},
-            "judge": {"kind": "endpoint", "identity": "invented", "url": "http://127.0.0.1:9/v1", "model": "none"},
+            "judge": {
+                "kind": "endpoint",
+                "identity": "invented",
+                "url": "http://127.0.0.1:9/v1",
+                "model": "none",
+            },
         },
         "judges": {"judge": {"model": "judge"}},
         "data": {"books": [str(book)]},

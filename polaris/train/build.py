@@ -1,0 +1,130 @@
+"""A job and a configuration in, the trainer ready to start out."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from datasets import Dataset
+from transformers import AutoTokenizer, PrinterCallback
+from transformers.utils import logging as transformers_logging
+from trl import GRPOConfig
+
+from polaris.artifact import to_rows
+from polaris.chat import Usage
+from polaris.config import RunConfig, TrainConfig
+from polaris.judge.parse import Judgement
+from polaris.judge.score import Judge, open_judge
+from polaris.storage import open_store
+from polaris.train import references
+from polaris.train.dataset import training_rows
+from polaris.train.job import COUNTS, Job, JudgeAddress
+from polaris.train.reward import JudgeStory, Reward
+from polaris.train.settings import Hardware, grpo_arguments, order, total_steps
+from polaris.train.trainer import ReferenceTrainer
+
+_WHOLE_ROWS = "All reward functions returned None"
+
+
+@dataclass(frozen=True)
+class Built:
+    """A trainer, what it was made of, and how many prompts it has."""
+
+    trainer: ReferenceTrainer
+    tokenizer: Any
+    end_id: int
+    prompts: int
+
+
+def build(
+    job: Job, config: RunConfig, settings: TrainConfig, hardware: Hardware, judge: JudgeStory | None
+) -> Built:
+    """Make the trainer; `judge` stands in for the configured one.
+
+    Raises:
+        ConfigError, InputError: settings or pairs that cannot be trained on.
+
+    """
+    transformers_logging.disable_progress_bar()
+    hide_rows()
+    thinking = config.thinking(settings.base)
+    tokenizer = AutoTokenizer.from_pretrained(job.model, padding_side="left", truncation_side="left")
+    end, end_id = references.end_token(tokenizer, [{"role": "user", "content": ""}], thinking)
+    # A converted tokenizer may name another token; the template's is the one that ends a turn.
+    tokenizer.eos_token = end
+    pairs = to_rows(job.pairs.read_bytes(), job.pairs.name)
+    rows, counts = training_rows(pairs, tokenizer, settings, thinking)
+    if int(os.environ.get("RANK", "0")) == 0:
+        (job.output / COUNTS).write_text(json.dumps(counts.to_json()), encoding="utf-8")
+    arguments = grpo_arguments(
+        settings,
+        hardware,
+        steps=total_steps(len(rows), settings),
+        seed=config.seed,
+        thinking=thinking,
+        end_id=end_id,
+        output=job.checkpoints,
+    )
+    trainer = ReferenceTrainer(
+        hri=settings.hri,
+        engine_max_difference=settings.engine_max_difference,
+        model=str(job.model),
+        reward_funcs=_reward(config, settings, tokenizer, thinking, end_id, judge),
+        args=GRPOConfig(**arguments),
+        train_dataset=Dataset.from_list(rows).select(order(len(rows), settings, config.seed)),
+        processing_class=tokenizer,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return Built(trainer, tokenizer, end_id, len(rows))
+
+
+def hide_rows() -> None:
+    """Keep prompts and stories out of the log: TRL warns of a row without a reward by printing it whole."""
+    logger = logging.getLogger("trl.trainer.grpo_trainer")
+    if _no_whole_row not in logger.filters:
+        logger.addFilter(_no_whole_row)
+
+
+def _no_whole_row(record: logging.LogRecord) -> bool:
+    return _WHOLE_ROWS not in record.getMessage()
+
+
+def _reward(
+    config: RunConfig,
+    settings: TrainConfig,
+    tokenizer: Any,
+    thinking: bool,
+    end_id: int,
+    judge: JudgeStory | None,
+) -> Reward:
+    opened = None if judge is not None else _open_judge(config, settings)
+
+    async def ask(prompt: str, story: str) -> Judgement:
+        assert opened is not None
+        return (await opened.score(prompt, story)).judgement
+
+    def usage() -> Usage:
+        assert opened is not None
+        return opened.client.usage
+
+    return Reward(
+        judge or ask,
+        config.reward,
+        tokenizer,
+        thinking=thinking,
+        end_id=end_id,
+        processes=settings.processes,
+        usage=usage if opened else None,
+    )
+
+
+def _open_judge(config: RunConfig, settings: TrainConfig) -> Judge:
+    """Open the configured judge; its limit is the endpoint's, and each process has a client of its own."""
+    name = settings.judge
+    own = config.judges[name]
+    own = own.model_copy(update={"concurrency": max(1, own.concurrency // settings.processes)})
+    shared = config.model_copy(update={"judges": {**config.judges, name: own}})
+    return open_judge(shared, name, JudgeAddress.from_environment(), open_store(config.store))

@@ -1,0 +1,223 @@
+"""Pairs and a base model in, the trained model and its metrics out: the `train` stage's supervisor.
+
+It imports no torch: it restores what an earlier attempt saved, starts the training processes, uploads
+their checkpoints while they train, and turns how they ended into the stage's exit code.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from polaris.artifact import from_rows, to_rows
+from polaris.config import TrainConfig
+from polaris.errors import ConfigError, PolarisError
+from polaris.runtime import get_logger, progress
+from polaris.train import checkpoint
+from polaris.train.job import COUNTS, METRICS, MODEL, Job, JudgeAddress
+from polaris.train.settings import total_steps
+from polaris.train.supervise import WORKER, Trainer
+
+if TYPE_CHECKING:
+    from polaris.stage import StageContext
+
+KEEP = 2
+"""Checkpoints that are kept, here and in the store: the newest may turn out unreadable."""
+SPENT = "spent.json"
+"""Progress piece: what steps cost that were lost with a machine and taken again."""
+
+_COST = {
+    "usd": "judge/usd",
+    "calls": "judge/calls",
+    "cached_calls": "judge/cached",
+    "prompt_tokens": "judge/prompt_tokens",
+    "completion_tokens": "judge/completion_tokens",
+}
+
+_SHOWN = ("loss", "reward", "hri/weight", "engine/logprob_max_difference", "step_seconds")
+"""Figures beside the progress bar."""
+
+Row = dict[str, Any]
+
+log = get_logger("train")
+
+
+def run(context: StageContext, *, worker: str = WORKER) -> None:
+    """Train, or go on training, and write `model/…` and `metrics.jsonl`.
+
+    Raises:
+        PolarisError: as the worker reported: a wrong setting, a corrupt input, a guard, a signal.
+
+    """
+    settings = context.config.train
+    if settings is None:
+        raise ConfigError("train: this configuration trains nothing; add a train section")
+    job = prepare(context, settings)
+    uploads = Uploads(context, job)
+    judge = context.endpoint(context.config.judges[settings.judge].model)
+    address = JudgeAddress(judge.url, judge.model, judge.identity, judge.ours, judge.api_key)
+    trainer = Trainer(job, settings.processes, address.environment(), worker=worker)
+    with progress(planned_steps(settings, job), "optimiser steps") as bar:
+
+        def on_tick() -> None:
+            rows = checkpoint.read_metrics(job.output / METRICS)
+            for row in rows[round(bar.done) :]:
+                bar.advance(
+                    1, **{name.replace("/", "_"): row[name] for name in _SHOWN if row.get(name) is not None}
+                )
+            uploads.poll()
+
+        try:
+            trainer.run(context.stop, on_tick)
+        finally:
+            on_tick()
+            uploads.finish()
+    write(context, settings, job)
+
+
+def prepare(context: StageContext, settings: TrainConfig) -> Job:
+    """Lay out the work folder: pairs, and the newest complete checkpoint with the metrics up to it."""
+    output = context.work / "out"
+    shutil.rmtree(output / MODEL, ignore_errors=True)
+    output.mkdir(parents=True, exist_ok=True)
+    pairs = output / "pairs.jsonl"
+    pairs.write_bytes(context.inputs["data"].read("pairs.jsonl"))
+    job = Job(context.config_path, pairs, context.model_folder(settings.base), output)
+    resume = restore(context, job.checkpoints)
+    last_step = checkpoint.step_of(resume.name) or 0 if resume else 0
+    restore_metrics(context, output / METRICS, last_step)
+    if resume:
+        log.info("resume", checkpoint=resume.name)
+    return Job(job.config, job.pairs, job.model, job.output, resume)
+
+
+def restore(context: StageContext, folder: Path) -> Path | None:
+    """Return the newest complete checkpoint, of this machine or of the store; drop unfinished ones."""
+    for path in folder.glob(f"{checkpoint.PREFIX}*"):
+        if not checkpoint.is_complete(path):
+            shutil.rmtree(path)
+    local = checkpoint.newest(path.name for path in checkpoint.complete(folder))
+    stored = checkpoint.newest(context.progress.folders())
+    newest = checkpoint.newest(name for name in (local, stored) if name)
+    if newest is None:
+        return None
+    if newest != local:
+        part = folder / f"arriving-{newest}"
+        shutil.rmtree(part, ignore_errors=True)
+        context.progress.get_folder(newest, part)
+        part.rename(folder / newest)
+    return folder / newest
+
+
+def restore_metrics(context: StageContext, path: Path, last_step: int) -> None:
+    """Bring back the rows up to a step; what the later ones cost is remembered, for it was paid."""
+    stored = to_rows(context.progress.get(METRICS) or b"", METRICS)
+    rows = max(stored, checkpoint.read_metrics(path), key=len)
+    lost = [row for row in rows if row["step"] > last_step]
+    kept = [row for row in rows if row["step"] <= last_step]
+    checkpoint.write_metrics(path, kept)
+    context.progress.put(METRICS, from_rows(kept))
+    if lost:
+        before = _spent(context)
+        now = cost_of(lost)
+        context.progress.put(SPENT, json.dumps({name: before[name] + now[name] for name in _COST}).encode())
+
+
+def planned_steps(settings: TrainConfig, job: Job) -> int:
+    """Return about how many steps there will be: prompts that turn out too long make it fewer."""
+    pairs = to_rows(job.pairs.read_bytes(), job.pairs.name)
+    return total_steps(sum(pair.get("split", "train") == "train" for pair in pairs), settings)
+
+
+class Uploads:
+    """Keeps the store up with the work folder: each finished checkpoint, its metrics, and no more than two.
+
+    Uploading happens in one background thread; a failure is logged, and the next checkpoint tried.
+    """
+
+    def __init__(self, context: StageContext, job: Job) -> None:
+        self.progress = context.progress
+        self.job = job
+        self.stored = set(context.progress.folders())
+        self._tried: set[str] = set()
+        self._rows = 0
+        self._thread: threading.Thread | None = None
+
+    def poll(self) -> None:
+        """Start an upload if none is under way; it ends at once where there is nothing new."""
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._bring_up, daemon=True)
+            self._thread.start()
+
+    def finish(self) -> None:
+        """Upload what is left."""
+        if self._thread is not None:
+            self._thread.join()
+        self._tried.clear()
+        self._bring_up()
+
+    def _bring_up(self) -> None:
+        try:
+            self._upload()
+        except PolarisError as error:
+            log.warning("not_uploaded", reason=str(error), next_try="with the next checkpoint")
+
+    def _upload(self) -> None:
+        here = checkpoint.complete(self.job.checkpoints)
+        rows = checkpoint.read_metrics(self.job.output / METRICS)
+        newest = here[-1] if here else None
+        if newest and newest.name not in self.stored | self._tried:
+            self._tried.add(newest.name)
+            self.progress.put_folder(newest.name, newest)
+            self.stored.add(newest.name)
+            log.info("checkpoint_uploaded", checkpoint=newest.name)
+            for name in checkpoint.surplus(self.stored, KEEP):
+                self.progress.delete(f"{name}/")
+                self.stored.discard(name)
+        for name in checkpoint.surplus((path.name for path in here), KEEP):
+            shutil.rmtree(self.job.checkpoints / name)
+        if len(rows) != self._rows:
+            self._rows = len(rows)
+            self.progress.put(METRICS, from_rows(rows))
+
+
+def write(context: StageContext, settings: TrainConfig, job: Job) -> None:
+    """Upload the model and the metrics; fill in counts, cost and notes."""
+    rows = checkpoint.read_metrics(job.output / METRICS)
+    for path in sorted((job.output / MODEL).iterdir()):
+        context.output.put_file(f"{MODEL}/{path.name}", path)
+    context.output.put_rows(METRICS, rows)
+    counts: dict[str, Any] = json.loads((job.output / COUNTS).read_text(encoding="utf-8"))
+    context.counts |= counts
+    context.counts |= {
+        "steps": len(rows),
+        "rows": len(rows) * settings.prompts_per_step * settings.group_size,
+        "judge_calls": _total(rows, "judge/calls"),
+        "judge_failed": _total(rows, "judge/failed"),
+        "references": _total(rows, "hri/references"),
+        "references_failed": _total(rows, "hri/reference_failed"),
+        "references_clipped": _total(rows, "hri/clipped"),
+    }
+    spent = _spent(context)
+    context.cost |= {name: value + spent[name] for name, value in cost_of(rows).items()}
+    caveat = context.caveat(settings.judge)
+    if caveat:
+        context.notes.append(caveat)
+    shutil.rmtree(job.checkpoints, ignore_errors=True)
+
+
+def cost_of(rows: list[Row]) -> dict[str, float]:
+    """Return what the judge's calls of these steps cost."""
+    return {name: _total(rows, key) for name, key in _COST.items()}
+
+
+def _spent(context: StageContext) -> dict[str, float]:
+    found: dict[str, float] = json.loads(context.progress.get(SPENT) or b"{}")
+    return {name: found.get(name, 0.0) for name in _COST}
+
+
+def _total(rows: list[Row], name: str) -> float:
+    return float(sum(row.get(name) or 0.0 for row in rows))

@@ -1,0 +1,171 @@
+"""A job in, torchrun and its workers started, watched, signalled and waited for; how they ended out.
+
+torchrun turns every exit code of a worker into 1, so what happened is read from the status file that the
+worker wrote; if it could not, its last log lines are the error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from polaris.errors import (
+    BUG,
+    DONE,
+    BudgetError,
+    ConfigError,
+    GuardError,
+    InputError,
+    PolarisError,
+    Stopped,
+    TransientError,
+)
+from polaris.runtime import LOG_ENV, StopFlag, die_with_parent, get_logger, redact
+from polaris.train.job import PIDS, STATUS, Job, read_status
+
+WORKER = "polaris.train.worker"
+LOG = "worker.log"
+"""Everything that the workers and their libraries wrote, in the job's folder."""
+TAIL_LINES = 30
+"""Last lines of a worker that died without a word, shown as its error."""
+
+_KINDS: tuple[type[PolarisError], ...] = (ConfigError, InputError, BudgetError, GuardError, TransientError)
+
+log = get_logger("train")
+
+
+def worker_environment(processes: int, extra: Mapping[str, str]) -> dict[str, str]:
+    """Return a worker's environment.
+
+    OpenMP's threads must be told before torch is loaded. Passive waiting: where other processes use the
+    same cores, spinning at each of a decode step's hundreds of barriers costs five times the work itself.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    chosen = {"OMP_NUM_THREADS": str(max(1, cores // processes)), "OMP_WAIT_POLICY": "passive"}
+    return chosen | os.environ | {LOG_ENV: "json"} | dict(extra)
+
+
+class Trainer:
+    """torchrun and its workers."""
+
+    def __init__(
+        self, job: Job, processes: int, environment: Mapping[str, str], *, worker: str = WORKER
+    ) -> None:
+        self.job = job
+        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc-per-node={processes}",
+            "-m",
+            worker,
+            *job.arguments(),
+        ]
+        self._environment = worker_environment(processes, environment)
+
+    def run(self, stop: StopFlag, on_tick: Callable[[], None]) -> None:
+        """Train to the end; `on_tick` is called about every second.
+
+        Raises:
+            Stopped: a signal stopped it; what could be saved is in the job's folder.
+            PolarisError: of the kind that the worker reported.
+
+        """
+        for path in (self.job.output / STATUS, *(self.job.output / PIDS).glob("*")):
+            path.unlink(missing_ok=True)
+        process = subprocess.Popen(
+            self._command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env=self._environment,
+            text=True,
+            errors="replace",
+            # Signals come from us alone: a terminal's Ctrl-C would have torchrun kill workers that save.
+            start_new_session=True,
+            preexec_fn=die_with_parent,
+        )
+        assert process.stdout is not None
+        reader = threading.Thread(target=self._read, args=(process.stdout,), daemon=True)
+        reader.start()
+        told = False
+        try:
+            while reader.is_alive():
+                reader.join(timeout=1.0)
+                on_tick()
+                if stop.requested and not told:
+                    told = self._tell(stop.signal or signal.SIGTERM)
+            code = process.wait()
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+        self._raise_for(code, stop)
+
+    def _read(self, lines: Any) -> None:
+        """Keep all that the workers say in a file, and pass on what they log themselves."""
+        with (self.job.output / LOG).open("a", encoding="utf-8") as file:
+            for line in lines:
+                text = redact(line.rstrip())
+                file.write(text + "\n")
+                file.flush()
+                if not _passed_on(text):
+                    self.tail.append(text)
+
+    def _tell(self, number: int) -> bool:
+        """Signal the workers themselves: torchrun would give them 30 seconds and then kill."""
+        told = False
+        for path in (self.job.output / PIDS).glob("*"):
+            try:
+                os.kill(int(path.read_text(encoding="utf-8")), number)
+                told = True
+            except (ProcessLookupError, ValueError):
+                continue
+        if told:
+            log.info("stopping", reason="signal received; the workers save after this step")
+        return told
+
+    def _raise_for(self, code: int, stop: StopFlag) -> None:
+        status = read_status(self.job.output)
+        if status is not None:
+            reported, message = int(status["code"]), str(status["message"])
+            for kind in _KINDS:
+                if kind.code == reported:
+                    raise kind(message)
+            if reported > 128:
+                raise Stopped(reported - 128)
+            if reported == DONE and code == 0:
+                return
+            if reported == BUG:
+                raise RuntimeError(f"training failed: {message}\n{self._said()}")
+        if stop.requested:
+            stop.check()
+        raise RuntimeError(
+            f"the training processes ended with code {code} and no word; last lines:\n{self._said()}"
+        )
+
+    def _said(self) -> str:
+        return "\n".join(self.tail)
+
+
+def _passed_on(text: str) -> bool:
+    """Log a line that is a worker's own log line; tell whether it was."""
+    if not text.startswith("{"):
+        return False
+    try:
+        event = json.loads(text)
+        level = {"info": log.info, "warning": log.warning, "error": log.error}[event.pop("level")]
+        event.pop("timestamp")
+        level(event.pop("event"), **event)
+        return True
+    except (ValueError, KeyError):
+        return False
