@@ -59,7 +59,8 @@ def configure_logging(*, verbose: bool = False) -> None:
             _redact_line,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if verbose else logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        # Looked up for each line: a live bar puts itself in stderr's place while it is shown.
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
         cache_logger_on_first_use=False,
     )
     # The clients log every request at info, and a request at debug carries story text.

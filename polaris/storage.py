@@ -25,7 +25,6 @@ from polaris.errors import ConfigError, PolarisError, TransientError
 CHUNK = 1 << 20
 _KEY = re.compile(r"(?!.*(^|/)\.{1,2}(/|$))[A-Za-z0-9._=+@,-]+(/[A-Za-z0-9._=+@,-]+)*")
 _TEMPORARY = ".tmp"
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 _PLACING_TRIES = 100
 
 Tick = Callable[[int], None]
@@ -182,7 +181,7 @@ class FileStore:
             yield path
         except OSError as error:
             what = f"store.url: cannot write below '{self.root}': {error.strerror}"
-            if error.errno in _FULL:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
                 raise TransientError(f"{what}; make room and run again") from error
             raise ConfigError(f"{what}; name a folder that can be written") from error
         finally:
@@ -300,12 +299,10 @@ class S3Store:
     def put(self, key: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:
         """Write a small object."""
         condition = {"IfNoneMatch": "*"} if if_absent else {"IfMatch": if_match} if if_match else {}
+        place = {"Bucket": self.bucket, "Key": self._key(key)}
         try:
             with self._errors(key):
-                answer = self._client.put_object(
-                    Bucket=self.bucket, Key=self._key(key), Body=data, **condition
-                )
-                return str(answer["ETag"])
+                return str(self._client.put_object(Body=data, **place, **condition)["ETag"])
         except NotFound:
             # Stores differ in what a vanished object answers to If-Match.
             raise Conflict(key) from None
@@ -313,16 +310,14 @@ class S3Store:
     def upload(self, path: Path, key: str, *, progress: Tick | None = None) -> None:
         """Send a file in parallel parts."""
         with self._errors(key):
-            self._client.upload_file(
-                str(path), self.bucket, self._key(key), Config=self._transfer(), Callback=progress
-            )
+            how = {"Config": self._transfer(), "Callback": progress}
+            self._client.upload_file(str(path), self.bucket, self._key(key), **how)
 
     def download(self, key: str, path: Path, *, progress: Tick | None = None) -> None:
         """Fetch an object in parallel parts."""
         with self._errors(key), _arriving(path) as part:
-            self._client.download_file(
-                self.bucket, self._key(key), str(part), Config=self._transfer(), Callback=progress
-            )
+            how = {"Config": self._transfer(), "Callback": progress}
+            self._client.download_file(self.bucket, self._key(key), str(part), **how)
 
     def head(self, key: str) -> ObjectInfo | None:
         """Return an object's facts."""
@@ -372,26 +367,21 @@ class S3Store:
     def _errors(self, key: str) -> Iterator[None]:
         """Translate boto3's errors into ours, which say what to change."""
         from boto3.exceptions import Boto3Error
-        from botocore.exceptions import (
-            BotoCoreError,
-            ClientError,
-            NoCredentialsError,
-            PartialCredentialsError,
-        )
+        from botocore import exceptions as theirs
 
         where = f"{self.url} at {self._config.endpoint or 'AWS'}"
         try:
             yield
-        except ClientError as error:
+        except theirs.ClientError as error:
             raise self._translated(error, key, where) from error
-        except (NoCredentialsError, PartialCredentialsError) as error:
+        except (theirs.NoCredentialsError, theirs.PartialCredentialsError) as error:
             raise ConfigError(
                 f"store.url: no credentials for {where}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
                 " or give the pod an identity"
             ) from error
-        except (BotoCoreError, Boto3Error) as error:
+        except (theirs.BotoCoreError, Boto3Error) as error:
             cause = error.__cause__ or error.__context__
-            if isinstance(cause, ClientError):
+            if isinstance(cause, theirs.ClientError):
                 raise self._translated(cause, key, where) from error
             raise TransientError(f"store.url: {where} does not answer: {error}") from error
 

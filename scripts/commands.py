@@ -29,13 +29,13 @@ class SetupError(Exception):
 
 @contextlib.contextmanager
 def lock(path: Path) -> Iterator[None]:
-    """Hold an advisory lock; the system drops it when the process ends, however that happens."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Hold an advisory lock, which the system drops when the process ends, however that happens."""
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         handle = path.open("a")
-    except PermissionError:  # a finished cache that belongs to another user is only read
-        yield
-        return
+    except PermissionError as error:
+        text = f"{path.parent} cannot be written; set POLARIS_CACHE to a folder you may write"
+        raise SetupError(text) from error
     with handle:
         waited = 0.0
         while not taken(handle):

@@ -63,11 +63,12 @@ def main() -> int:
         if options.prune:
             return prune(cache, keep={stack, tools})
         check_system(need_pip=not stack.exists())
-        with lock(cache / "setup.lock"):
-            if not stack.exists():
-                build_stack(stack)
-            if options.tools and not tools.exists():
-                build_tools(tools, stack)
+        if not (stack.exists() and (tools.exists() or not options.tools)):
+            with lock(cache / "setup.lock"):
+                if not stack.exists():
+                    build_stack(stack)
+                if options.tools and not tools.exists():
+                    build_tools(tools, stack)
         link_checkout(ROOT / ".venv", stack, tools, want_tools=options.tools)
     except SetupError as error:
         print(f"setup: {error}", file=sys.stderr)

@@ -5,29 +5,44 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import s3
 import structlog
 import yaml
-
-import s3
 from context import settings
+
 from polaris import runtime
 from polaris.stage import Run, open_run
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No setting of the shell, and no key that another test told, decides how a test ends."""
+    """No setting of the shell, and nothing that another test left behind, decides how a test ends."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     for name in list(os.environ):
-        if name.startswith(("POLARIS__", "AWS_")) or name in ("POLARIS_CONFIG", "POLARIS_LOG"):
+        if name.startswith(("POLARIS__", "AWS_")) or name in (
+            "POLARIS_CONFIG",
+            "POLARIS_LOG",
+            "POLARIS_ENDPOINTS",
+            "POLARIS_ATTEMPT",
+        ):
             monkeypatch.delenv(name)
+    # Processes that a test starts in another folder find this checkout too.
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    )
     monkeypatch.setattr(runtime, "_told", set())
     yield
     structlog.reset_defaults()
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")
@@ -61,7 +76,7 @@ def run(tmp_path: Path) -> Run:
 @pytest.fixture
 def demo(tmp_path: Path) -> Path:
     """A copy of the shipped demo's files with a folder that only looks like its model."""
-    shipped = Path(__file__).parents[1] / "examples" / "demo"
+    shipped = ROOT / "examples" / "demo"
     folder = tmp_path / "examples" / "demo"
     folder.mkdir(parents=True)
     for name in ("demo.yaml", "anthology.epub", "prompts.jsonl", "heldout.jsonl"):

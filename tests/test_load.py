@@ -44,7 +44,10 @@ WRONG: dict[str, list[Change]] = {
     "a misspelt section": [at("jugdes", {})],
     "a misspelt key": [at(f"{JUDGE}/temprature", 0.5)],
     "a misspelt key of a model": [at("models/trained", {"kind": "trained", "sevre": {}})],
-    "a misspelt key two sections down": [at("train", TRAIN | {"hri": {"max_wieght": 1}}), at("models/base", BASE)],
+    "a misspelt key two sections down": [
+        at("train", TRAIN | {"hri": {"max_wieght": 1}}),
+        at("models/base", BASE),
+    ],
     "a missing key": [at(f"{WRITER}/identity", ...)],
     "a missing section": [at("data", ...)],
     "a model of no kind": [at(f"{WRITER}/kind", ...)],
@@ -145,7 +148,11 @@ def test_every_fault_has_a_line(tmp_path: Path) -> None:
     for change in (at("seed", "x"), at(f"{JUDGE}/top_p", 0), at(f"{QUALITY}/limti", 3)):
         change(config)
     lines = errors_of(written(tmp_path, config)).splitlines()
-    assert [line.split(": ")[1] for line in lines] == ["seed", "judges.judge.top_p", "evaluations.quality.limti"]
+    assert [line.split(": ")[1] for line in lines] == [
+        "seed",
+        "judges.judge.top_p",
+        "evaluations.quality.limti",
+    ]
 
 
 def test_the_command_line_prints_them_and_exits_with_2(
@@ -165,7 +172,9 @@ def test_the_command_line_prints_them_and_exits_with_2(
 
 
 def test_variables_override_the_file(tmp_path: Path) -> None:
-    path = written(tmp_path, settings(tmp_path) | {"judges": {"the-judge": {"model": "reader"}}, "evaluations": {}})
+    path = written(
+        tmp_path, settings(tmp_path) | {"judges": {"the-judge": {"model": "reader"}}, "evaluations": {}}
+    )
     config = load(
         path,
         {
@@ -203,7 +212,9 @@ def test_variables_override_the_file(tmp_path: Path) -> None:
         ("STORE__URL", "s3://a:hunter2@b", None),
     ],
 )
-def test_a_bad_override_names_its_variable(tmp_path: Path, variable: str, value: str, expected: str | None) -> None:
+def test_a_bad_override_names_its_variable(
+    tmp_path: Path, variable: str, value: str, expected: str | None
+) -> None:
     path = written(tmp_path, settings(tmp_path))
     found = errors_of(path, {f"POLARIS__{variable}": value})
     assert "hunter2" not in found

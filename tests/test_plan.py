@@ -88,7 +88,9 @@ def test_selecting_takes_what_is_needed(demo: Path) -> None:
         "train",
         "data",
     }
-    with pytest.raises(ConfigError, match=r"^'trian' is no instance of this run; it has data, train, generate\."):
+    with pytest.raises(
+        ConfigError, match=r"^'trian' is no instance of this run; it has data, train, generate\."
+    ):
         unfolded.selected(["trian"])
 
 
@@ -161,7 +163,9 @@ class _World:
     started: list[str] = field(default_factory=list)
 
     def state(self) -> State:
-        return State(frozenset(self.complete), frozenset(self.running), dict(self.failures), dict(self.services))
+        return State(
+            frozenset(self.complete), frozenset(self.running), dict(self.failures), dict(self.services)
+        )
 
     def lost(self) -> set[str]:
         return {name for name, failure in self.failures.items() if is_lost(failure, self.retries)}

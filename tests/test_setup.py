@@ -220,6 +220,15 @@ def test_a_second_setup_waits_for_the_first(tmp_path):
     assert second.returncode == 0
 
 
+def test_a_cache_of_another_user_names_the_way_out(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(commands.SetupError, match="set POLARIS_CACHE"), commands.lock(tmp_path / "lock"):
+        pass
+
+
 @pytest.mark.parametrize("name", ["setup.sh", "lock.sh"])
 def test_shell_scripts_parse(name):
     subprocess.run(["sh", "-n", str(ROOT / "scripts" / name)], check=True)

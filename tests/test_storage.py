@@ -21,7 +21,13 @@ BAD_KEYS = ["", "/a", "../a", "a/../b", "a/..", "a//b", "a/", "./a", "a\n", "a b
 
 
 def s3_config(url: str, server: s3.Server, **changed: object) -> StoreConfig:
-    fields = {"url": url, "endpoint": server.endpoint, "region": "us-east-1", "path_style": True, "part_mib": 5}
+    fields = {
+        "url": url,
+        "endpoint": server.endpoint,
+        "region": "us-east-1",
+        "path_style": True,
+        "part_mib": 5,
+    }
     return StoreConfig.model_validate({**fields, "retries": 2, **changed})
 
 
@@ -229,7 +235,9 @@ def test_a_store_without_a_server_is_down_soon(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     store = open_store(
-        StoreConfig(url="s3://bucket", endpoint="http://127.0.0.1:9", region="us-east-1", path_style=True, retries=1)
+        StoreConfig(
+            url="s3://bucket", endpoint="http://127.0.0.1:9", region="us-east-1", path_style=True, retries=1
+        )
     )
     begun = time.monotonic()
     calls: list[Callable[[], object]] = [

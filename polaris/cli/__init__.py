@@ -30,7 +30,7 @@ def main() -> None:
     from polaris.errors import PolarisError
 
     try:
-        app()
+        app(prog_name="polaris")
     except PolarisError as error:
         from polaris.runtime import redact
 

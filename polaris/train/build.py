@@ -19,7 +19,7 @@ from polaris.config import RunConfig, TrainConfig
 from polaris.judge.parse import Judgement
 from polaris.judge.score import Judge, open_judge
 from polaris.storage import open_store
-from polaris.train import references
+from polaris.train import cpu_engine, references
 from polaris.train.dataset import training_rows
 from polaris.train.job import COUNTS, Job, JudgeAddress
 from polaris.train.reward import JudgeStory, Reward
@@ -59,7 +59,7 @@ def build(
     rows, counts = training_rows(pairs, tokenizer, settings, thinking)
     if int(os.environ.get("RANK", "0")) == 0:
         (job.output / COUNTS).write_text(json.dumps(counts.to_json()), encoding="utf-8")
-    arguments = grpo_arguments(
+    keywords = grpo_arguments(
         settings,
         hardware,
         steps=total_steps(len(rows), settings),
@@ -68,12 +68,15 @@ def build(
         end_id=end_id,
         output=job.checkpoints,
     )
+    arguments = GRPOConfig(**keywords)
+    if settings.zero_stage and not hardware.cuda:
+        cpu_engine.join_processes()
     trainer = ReferenceTrainer(
         hri=settings.hri,
         engine_max_difference=settings.engine_max_difference,
         model=str(job.model),
         reward_funcs=_reward(config, settings, tokenizer, thinking, end_id, judge),
-        args=GRPOConfig(**arguments),
+        args=arguments,
         train_dataset=Dataset.from_list(rows).select(order(len(rows), settings, config.seed)),
         processing_class=tokenizer,
     )

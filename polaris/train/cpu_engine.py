@@ -46,6 +46,16 @@ def apply(*, engine: bool) -> None:
     _replace(colocated, "LLM", functools.partial(vllm.LLM, dtype="float32", enforce_eager=True))
 
 
+def join_processes() -> None:
+    """Show DeepSpeed the processes that accelerate has joined.
+
+    On a CPU accelerate does so only when the model is wrapped; ZeRO-3 divides it already when it is loaded.
+    """
+    import deepspeed
+
+    deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False, verbose=False)
+
+
 def _replace(module: Any, name: str, value: Any) -> None:
     if not hasattr(module, name):
         raise ConfigError(

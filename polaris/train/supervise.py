@@ -36,6 +36,8 @@ LOG = "worker.log"
 TAIL_LINES = 30
 """Last lines of a worker that died without a word, shown as its error."""
 
+_CHILD_FAILED = "failed (exitcode: "
+
 _KINDS: tuple[type[PolarisError], ...] = (ConfigError, InputError, BudgetError, GuardError, TransientError)
 
 log = get_logger("train")
@@ -82,7 +84,7 @@ class Trainer:
         """
         for path in (self.job.output / STATUS, *(self.job.output / PIDS).glob("*")):
             path.unlink(missing_ok=True)
-        process = subprocess.Popen(
+        with subprocess.Popen(
             self._command,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -93,33 +95,37 @@ class Trainer:
             # Signals come from us alone: a terminal's Ctrl-C would have torchrun kill workers that save.
             start_new_session=True,
             preexec_fn=die_with_parent,
-        )
-        assert process.stdout is not None
+        ) as process:
+            try:
+                self._watch(process, stop, on_tick)
+            except BaseException:
+                process.terminate()
+                raise
+        self._raise_for(process.returncode, stop)
+
+    def _watch(self, process: subprocess.Popen[str], stop: StopFlag, on_tick: Callable[[], None]) -> None:
         reader = threading.Thread(target=self._read, args=(process.stdout,), daemon=True)
         reader.start()
         told = False
-        try:
-            while reader.is_alive():
-                reader.join(timeout=1.0)
-                on_tick()
-                if stop.requested and not told:
-                    told = self._tell(stop.signal or signal.SIGTERM)
-            code = process.wait()
-        except BaseException:
-            process.terminate()
-            process.wait()
-            raise
-        self._raise_for(code, stop)
+        while reader.is_alive():
+            reader.join(timeout=1.0)
+            on_tick()
+            if stop.requested and not told:
+                told = self._tell(stop.signal or signal.SIGTERM)
 
     def _read(self, lines: Any) -> None:
         """Keep all that the workers say in a file, and pass on what they log themselves."""
+        over = False
         with (self.job.output / LOG).open("a", encoding="utf-8") as file:
             for line in lines:
                 text = redact(line.rstrip())
                 file.write(text + "\n")
                 file.flush()
-                if not _passed_on(text):
-                    self.tail.append(text)
+                if over or _passed_on(text):
+                    continue
+                self.tail.append(text)
+                # From here on torchrun explains itself at length; its first line has the exit code.
+                over = _CHILD_FAILED in text
 
     def _tell(self, number: int) -> bool:
         """Signal the workers themselves: torchrun would give them 30 seconds and then kill."""

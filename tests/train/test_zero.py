@@ -46,6 +46,7 @@ def test_two_processes_do_an_hri_step(tmp_path, stage):
     assert two["judge/calls"] == 6
     assert two["hri/reference_advantage"] != 0
     assert [path.name for path in complete(job.checkpoints)] == ["checkpoint-1", "checkpoint-2"]
+    assert list((job.checkpoints / "checkpoint-2").glob("global_step*")), "DeepSpeed was not used"
     trained, before = (load_file(folder / "model.safetensors") for folder in (job.output / "model", base))
     assert trained.keys() == before.keys()
     assert all(trained[name].shape == before[name].shape for name in before)

@@ -1,0 +1,86 @@
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from polaris.config import TrainConfig
+from polaris.errors import ConfigError
+from polaris.train.settings import Hardware, accumulation, grpo_arguments, order, total_steps
+
+PAPER = TrainConfig(base="base", judge="judge", processes=4, zero_stage=3)
+
+
+def test_the_papers_numbers():
+    assert accumulation(PAPER) == 6
+    assert total_steps(1388, PAPER) == 173
+    found = grpo_arguments(
+        PAPER, Hardware(True, "bfloat16"), steps=173, seed=3479, thinking=True, end_id=7, output=Path("out")
+    )
+    expected = {
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 6,
+        "num_generations": 6,
+        "num_iterations": 1,
+        "beta": 0.0,
+        "epsilon": 0.2,
+        "epsilon_high": 0.28,
+        "loss_type": "bnpo",
+        "scale_rewards": "group",
+        "vllm_importance_sampling_correction": False,
+        "max_completion_length": 8192,
+        "learning_rate": 1e-6,
+        "lr_scheduler_type": "constant",
+        "weight_decay": 0.01,
+        "max_grad_norm": 1.0,
+        "temperature": 1.0,
+        "top_p": 0.95,
+        "top_k": 20,
+        "repetition_penalty": 1.10,
+        "chat_template_kwargs": {"enable_thinking": True},
+        "model_init_kwargs": {"dtype": "bfloat16"},
+        "bf16": True,
+        "log_completions": False,
+        "max_steps": 173,
+    }
+    assert {name: found[name] for name in expected} == expected
+    assert found["generation_kwargs"] == {"stop_token_ids": [7]}
+    assert found["deepspeed"]["zero_optimization"]["stage"] == 3
+
+
+def test_rows_that_do_not_divide_are_refused_with_the_numbers():
+    train = PAPER.model_copy(update={"micro_batch": 5})
+    with pytest.raises(ConfigError, match=r"8 × train.group_size 6 = 48 .* 4 × train.micro_batch 5 = 20"):
+        accumulation(train)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "dtype", "zero_stage", "held"),
+    [
+        (True, "bfloat16", 3, "bfloat16"),
+        # Without ZeRO's fp32 masters an update of 1e-6 would be rounded away.
+        (True, "bfloat16", 0, "float32"),
+        (True, "float32", 3, "float32"),
+        (False, "bfloat16", 3, "float32"),
+    ],
+)
+def test_number_formats(cuda, dtype, zero_stage, held):
+    assert Hardware(cuda, dtype).load_dtype(zero_stage) == held
+
+
+@given(st.integers(1, 40), st.integers(1, 5), st.integers(1, 30), st.integers(0, 3))
+def test_order_is_whole_passes_in_new_shuffles(prompts, per_step, steps, seed):
+    train = PAPER.model_copy(update={"prompts_per_step": min(per_step, prompts), "max_steps": steps})
+    found = order(prompts, train, seed)
+    assert found == order(prompts, train, seed)
+    assert len(found) == steps * train.prompts_per_step
+    used = prompts // train.prompts_per_step * train.prompts_per_step
+    for start in range(0, len(found), used):
+        assert max(Counter(found[start : start + used]).values()) == 1
+
+
+def test_epochs_without_max_steps():
+    train = PAPER.model_copy(update={"prompts_per_step": 4, "epochs": 2.5})
+    assert total_steps(17, train) == 10
+    assert total_steps(4, PAPER.model_copy(update={"prompts_per_step": 4, "epochs": 0.1})) == 1

@@ -1,0 +1,128 @@
+"""The supervisor with real torchrun, real workers on a tiny model, and a FAKE judge endpoint."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from context import make_context, read_output
+from fake_endpoint import Reply, fake_endpoint
+from fakes import STORIES, write_pairs
+from models import tiny_model
+
+from polaris.errors import GuardError, Stopped
+from polaris.judge.rubric import load_rubric
+from polaris.runtime import StopFlag
+from polaris.train.job import Job
+from polaris.train.stage import run
+from polaris.train.supervise import Trainer, worker_environment
+
+HERE = Path(__file__).parent
+
+
+def answer(request, number):
+    """A judgement that no story earned."""
+    rubric = load_rubric()
+    scores = {d.key: (number + i) % (d.max + 1) for i, d in enumerate(rubric.positive + rubric.negative)}
+    return Reply(json.dumps(scores | {"bonus": None, "penalty": None}))
+
+
+def stage(tmp_path, url, monkeypatch, **train):
+    monkeypatch.setenv("FAKE_API_KEY", "fake-key-of-a-test")
+    base = tmp_path / "base"
+    if not base.exists():
+        tiny_model(base)
+    pairs = write_pairs(tmp_path / "pairs.jsonl")
+    (tmp_path / "book.epub").touch()
+    outside = {
+        "kind": "endpoint",
+        "url": url,
+        "api_key_env": "FAKE_API_KEY",
+        "identity": "fake",
+        "model": "j",
+    }
+    config = {
+        "run": "test",
+        "store": {"url": "store"},
+        "models": {"base": {"kind": "checkpoint", "path": "base", "dtype": "float32"}, "judge": outside},
+        "data": {"books": ["book.epub"]},
+        "judges": {"judge": {"model": "judge", "form": "compact", "attempts": 1}},
+        "train": {
+            "base": "base",
+            "judge": "judge",
+            "prompts_per_step": 2,
+            "group_size": 3,
+            "micro_batch": 3,
+            "max_steps": 3,
+            "max_prompt_tokens": 128,
+            "max_completion_tokens": 32,
+            "gradient_checkpointing": False,
+            "rollout_engine": "transformers",
+            "save_steps": 1,
+            "hri": {"warmup_steps": 1},
+        }
+        | train,
+        "execute": {"work_dir": "work"},
+    }
+    rows = [json.loads(line) for line in pairs.read_text().splitlines()]
+    return make_context(tmp_path, config, "train", {"data": {"pairs.jsonl": rows}})
+
+
+@pytest.mark.slow
+def test_a_stopped_run_goes_on_elsewhere(tmp_path, monkeypatch):
+    contexts = []
+
+    def reply(request, number):
+        if number == 7 and len(contexts) == 1:
+            contexts[0].stop.signal = 15
+        return answer(request, number)
+
+    with fake_endpoint(reply) as judge:
+        contexts.append(stage(tmp_path, judge.url, monkeypatch, max_steps=30))
+        with pytest.raises(Stopped):
+            run(contexts[0])
+        stored = contexts[0].progress.folders()
+        assert 1 <= len(stored) <= 2
+        assert not contexts[0].output.entries
+        # Another machine: nothing but the store is left.
+        shutil.rmtree(tmp_path / "work")
+        contexts.append(stage(tmp_path, judge.url, monkeypatch, max_steps=30))
+        run(contexts[1])
+    context = contexts[1]
+    rows = [json.loads(line) for line in read_output(context, "metrics.jsonl").splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, 31))
+    assert context.counts["steps"] == 30
+    assert context.counts["rows"] == 180
+    assert context.counts["references"] == 58
+    assert context.cost["calls"] >= len(judge.requests) - 6
+    assert {"model/config.json", "model/model.safetensors", "model/chat_template.jinja"} <= set(
+        context.output.entries
+    )
+    assert set(context.progress.folders()) == {"checkpoint-29", "checkpoint-30"}
+    log = "".join(path.read_text() for path in tmp_path.rglob("worker.log"))
+    assert not any(story in log for story in STORIES)
+    assert "fake-key-of-a-test" not in log
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("end", "error", "message"),
+    [
+        ({"code": 5, "says": "engine is stale: really", "exit": 1}, GuardError, "^engine is stale: really$"),
+        ({"says": "Segmentation of a kind", "exit": 9}, RuntimeError, "Segmentation of a kind"),
+    ],
+)
+def test_how_a_worker_ends_is_how_the_stage_ends(tmp_path, monkeypatch, end, error, message):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), str(HERE.parent.parent)]))
+    (tmp_path / "end").write_text(json.dumps(end))
+    trainer = Trainer(Job(*[tmp_path] * 4), 1, {}, worker="stub_worker")
+    with pytest.raises(error, match=message):
+        trainer.run(StopFlag(), lambda: None)
+
+
+def test_worker_environment_leaves_what_the_user_set(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    found = worker_environment(2, {"X": "y"})
+    assert (found["OMP_NUM_THREADS"], found["OMP_WAIT_POLICY"], found["X"]) == ("7", "passive", "y")
