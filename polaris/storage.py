@@ -11,7 +11,6 @@ import errno
 import fcntl
 import os
 import re
-import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -20,12 +19,11 @@ from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 from polaris.config import StoreConfig
-from polaris.errors import ConfigError, PolarisError, TransientError
+from polaris.errors import ConfigError, TransientError
 
 CHUNK = 1 << 20
 _KEY = re.compile(r"(?!.*(^|/)\.{1,2}(/|$))[A-Za-z0-9._=+@,-]+(/[A-Za-z0-9._=+@,-]+)*")
 _TEMPORARY = ".tmp"
-_PLACING_TRIES = 100
 
 Tick = Callable[[int], None]
 """Called with the number of bytes moved since the last call."""
@@ -191,7 +189,7 @@ class FileStore:
     def _place(self, temporary: Path, key: str, *, if_absent: bool, if_match: str | None) -> str:
         target = self._path(key)
         etag = _etag(temporary.stat())
-        for _ in range(_PLACING_TRIES):
+        for _ in range(100):
             # A delete in another process takes folders that are empty for a moment, before or after this.
             with contextlib.suppress(FileNotFoundError, FileExistsError):
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -222,13 +220,11 @@ def _etag(stat: os.stat_result) -> str:
 
 
 def _copy(source: Path, target: Path, progress: Tick | None) -> None:
-    if progress is None:
-        shutil.copyfile(source, target)
-        return
     with source.open("rb") as reader, target.open("wb") as writer:
         while chunk := reader.read(16 * CHUNK):
             writer.write(chunk)
-            progress(len(chunk))
+            if progress:
+                progress(len(chunk))
 
 
 @contextlib.contextmanager
@@ -343,10 +339,10 @@ class S3Store:
         for start in range(0, len(waiting), 1000):
             batch = [{"Key": key} for key in waiting[start : start + 1000]]
             with self._errors(batch[0]["Key"]):
-                wanted = {"Objects": batch, "Quiet": True}
-                answer = self._client.delete_objects(Bucket=self.bucket, Delete=wanted)
+                answer = self._client.delete_objects(Bucket=self.bucket, Delete={"Objects": batch})
             for failed in answer.get("Errors", []):
-                raise PolarisError(f"the store could not delete '{failed['Key']}': {failed.get('Message')}")
+                denied = ConfigError if failed.get("Code") == "AccessDenied" else TransientError
+                raise denied(f"store.url: {self.url} keeps '{failed['Key']}': {failed.get('Message')}")
 
     def _key(self, key: str) -> str:
         return self.prefix + _checked(key)
@@ -359,9 +355,8 @@ class S3Store:
         from boto3.s3.transfer import TransferConfig
 
         part = self._config.part_mib << 20
-        return TransferConfig(
-            multipart_threshold=part, multipart_chunksize=part, max_concurrency=self._config.parallel
-        )
+        sizes: dict[str, Any] = {"multipart_threshold": part, "multipart_chunksize": part}
+        return TransferConfig(max_concurrency=self._config.parallel, **sizes)
 
     @contextlib.contextmanager
     def _errors(self, key: str) -> Iterator[None]:
@@ -388,8 +383,9 @@ class S3Store:
     def _translated(self, error: Any, key: str, where: str) -> Exception:
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
         code = error.response.get("Error", {}).get("Code", "")
-        if code == "NoSuchUpload":
-            return TransientError(f"store.url: {where} lost an upload of '{key}' halfway")
+        passing = TransientError(f"store.url: {where} answered {status} {code} for '{key}'")
+        if code in ("NoSuchUpload", "RequestTimeout"):
+            return passing
         if code == "NoSuchBucket":
             return ConfigError(f"store.url: {where} has no bucket '{self.bucket}'; create it or name another")
         if status == 404:
@@ -401,4 +397,4 @@ class S3Store:
                 f"store.url: {where} refuses '{key}' ({code}); check AWS_ACCESS_KEY_ID,"
                 " AWS_SECRET_ACCESS_KEY, store.region and the bucket's policy"
             )
-        return TransientError(f"store.url: {where} answered {status} {code} for '{key}'")
+        return passing

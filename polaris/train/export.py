@@ -7,14 +7,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-_COPIED = (".json", ".jinja", ".txt", ".model")
+_COPIED = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 
 
 def export(trainer: Any, tokenizer: Any, base: Path, folder: Path, *, dtype: str, end_id: int) -> None:
     """Write weights as `dtype`, tokenizer, chat template and generation config; every process must call it.
 
-    What else the base model's folder holds, for instance a processor's settings, is copied, so that
-    whatever loads the base loads this. Modes are 0644: another user's process serves the model.
+    A processor's settings come along, so that whatever loads the base loads this. Modes are 0644: another user's process serves the model.
     """
     import torch
 
@@ -31,10 +30,9 @@ def export(trainer: Any, tokenizer: Any, base: Path, folder: Path, *, dtype: str
         model.save_pretrained(folder, state_dict=cast)
         _declare(folder / "config.json", dtype)
         tokenizer.save_pretrained(folder)
-        for path in base.iterdir():
-            missing = not (folder / path.name).exists()
-            if missing and path.suffix in _COPIED and not path.name.endswith(".index.json"):
-                shutil.copyfile(path, folder / path.name)
+        for name in _COPIED:
+            if (base / name).exists():
+                shutil.copyfile(base / name, folder / name)
         for path in folder.iterdir():
             path.chmod(0o644)
     trainer.accelerator.wait_for_everyone()

@@ -206,7 +206,8 @@ def write(context: StageContext, settings: TrainConfig, job: Job) -> None:
     caveat = context.caveat(settings.judge)
     if caveat:
         context.notes.append(caveat)
-    shutil.rmtree(job.checkpoints, ignore_errors=True)
+    for folder in (job.checkpoints, job.output / MODEL):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def cost_of(rows: list[Row]) -> dict[str, float]:

@@ -99,7 +99,9 @@ def test_a_stopped_run_goes_on_elsewhere(tmp_path, monkeypatch):
     assert {"model/config.json", "model/model.safetensors", "model/chat_template.jinja"} <= set(
         context.output.entries
     )
-    assert set(context.progress.folders()) == {"checkpoint-29", "checkpoint-30"}
+    kept = context.progress.folders()
+    assert "checkpoint-30" in kept
+    assert len(kept) <= 2
     log = "".join(path.read_text() for path in tmp_path.rglob("worker.log"))
     assert not any(story in log for story in STORIES)
     assert "fake-key-of-a-test" not in log

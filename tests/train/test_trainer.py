@@ -71,9 +71,9 @@ def test_advantages_references_and_rewards(tmp_path, base, monkeypatch):
     assert not any(story in job.output.joinpath("metrics.jsonl").read_text() for story in STORIES)
 
 
-@pytest.mark.parametrize("step", [1, 2])
+@pytest.mark.parametrize("step", [1, 2, 3])
 def test_resumed_run_is_bit_equal(tmp_path, base, step):
-    # The second checkpoint lies between two passes over the pairs.
+    # The second checkpoint lies between two passes over the pairs, the third at the end.
     whole = write_job(tmp_path / "whole", base)
     run(whole)
     resumed = write_job(tmp_path / "resumed", base, resume=whole.checkpoints / f"checkpoint-{step}")
