@@ -1,86 +1,29 @@
-"""A run's YAML file and environment in, one frozen, fully checked `RunConfig` out.
+"""The sections of a run's configuration, frozen and fully checked: `RunConfig` and its parts.
 
-Every field is marked: `Identity` decides an artifact's content and so its digest, `Content` is a file
-or folder whose bytes do, `Operational` changes how a run works and never what it makes.
+How fields are marked, and what the marks mean: `polaris/fields.py`. Reading YAML: `polaris/load.py`.
 """
 
 from __future__ import annotations
 
 import difflib
-import os
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    ValidationInfo,
-    field_validator,
-    model_validator,
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from polaris.fields import (
+    REPOSITORY_PATTERN,
+    URL_PATTERN,
+    VARIABLE_PATTERN,
+    Content,
+    Identity,
+    LocalPath,
+    Name,
+    Operational,
+    Section,
+    absolute,
+    without_credentials,
 )
-
-T = TypeVar("T")
-
-
-class Mark:
-    """How a field bears on an artifact's identity: `identity`, `content` or `operational`."""
-
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
-
-
-Identity = Annotated[T, Mark("identity")]
-Operational = Annotated[T, Mark("operational")]
-Content = Annotated[T, Mark("content")]
-
-
-def _absolute(path: Path, info: ValidationInfo) -> Path:
-    try:
-        home = path.expanduser()
-    except RuntimeError:
-        raise ValueError("nobody of this name has a home directory here; write the path out") from None
-    return Path(os.path.normpath((info.context or {}).get("base", Path.cwd()) / home))
-
-
-LocalPath = Annotated[Path, AfterValidator(_absolute)]
-"""A path, relative to the configuration file's folder."""
-
-_NAME = r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"
-_URL = r"^https?://[^/]"
-_REPOSITORY = r"^[^@\s]+@[^@\s]+$"
-_VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
-PATTERNS = {
-    _NAME: "a name of lower-case letters, digits and inner dashes, 40 at most",
-    _URL: "a URL that begins with http:// or https://",
-    _REPOSITORY: "owner/name@revision",
-    _VARIABLE: "the name of an environment variable, not the key itself",
-}
-"""What each pattern below asks for, in a user's words."""
-
-Name = Annotated[str, StringConstraints(pattern=_NAME)]
-"""Lower-case letters, digits and dashes, 40 at most: it becomes part of object keys and pod names."""
-
-
-class Section(BaseModel):
-    """A frozen part of the configuration that knows no unknown key."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        use_attribute_docstrings=True,
-        allow_inf_nan=False,
-        protected_namespaces=(),
-    )
-
-
-def _without_credentials(url: str | None) -> str | None:
-    _, remote, rest = (url or "").partition("://")
-    if remote and "@" in rest.split("/", 1)[0]:
-        raise ValueError("a URL must carry no credentials; give them by environment variables")
-    return url
 
 
 class StoreConfig(Section):
@@ -88,7 +31,7 @@ class StoreConfig(Section):
 
     url: Operational[str] = Field(default=".polaris/store", validate_default=True)
     """`s3://bucket/prefix`, `file:///absolute`, or a folder relative to this file."""
-    endpoint: Operational[str | None] = Field(default=None, pattern=_URL)
+    endpoint: Operational[str | None] = Field(default=None, pattern=URL_PATTERN)
     """S3 endpoint URL; null is AWS itself."""
     region: Operational[str | None] = None
     """S3 region; null takes AWS_REGION or the profile's."""
@@ -106,7 +49,7 @@ class StoreConfig(Section):
     @field_validator("url", "endpoint")
     @classmethod
     def _no_credentials(cls, value: str | None) -> str | None:
-        return _without_credentials(value)
+        return without_credentials(value)
 
     @field_validator("url")
     @classmethod
@@ -115,7 +58,7 @@ class StoreConfig(Section):
             return value
         if "://" in value:
             raise ValueError("expected s3://bucket/prefix, file:///absolute/folder or a relative folder")
-        return _absolute(Path(value), info).as_uri()
+        return absolute(Path(value), info).as_uri()
 
 
 class Sampling(Section):
@@ -157,7 +100,7 @@ class CheckpointModel(Section):
     """Weights that exist before the run."""
     path: Content[LocalPath | None] = None
     """Folder with safetensors, tokenizer and config.json; its content hash is the model's identity."""
-    repo: Identity[str | None] = Field(default=None, pattern=_REPOSITORY)
+    repo: Identity[str | None] = Field(default=None, pattern=REPOSITORY_PATTERN)
     """`owner/name@revision`; a moving branch is no identity, so the revision must be given."""
     dtype: Identity[Literal["bfloat16", "float32"]] = "bfloat16"
     """Number format in which the model is served and trained."""
@@ -189,11 +132,11 @@ class EndpointModel(Section):
     """Served elsewhere."""
     identity: Identity[str] = Field(min_length=1)
     """The model's declared identity, for digests and results, for instance `openai/gpt-5.4`."""
-    url: Operational[str] = Field(pattern=_URL)
+    url: Operational[str] = Field(pattern=URL_PATTERN)
     """Base URL, up to and with `/v1`."""
     model: Operational[str] = Field(min_length=1)
     """The name by which the endpoint knows the model."""
-    api_key_env: Operational[str] = Field(default="OPENAI_API_KEY", pattern=_VARIABLE)
+    api_key_env: Operational[str] = Field(default="OPENAI_API_KEY", pattern=VARIABLE_PATTERN)
     """Environment variable with the key, or, with `_FILE` behind its name, the path of a file with it."""
     thinking: Identity[bool] = False
     """Answers begin with reasoning up to `</think>`."""
@@ -201,7 +144,7 @@ class EndpointModel(Section):
     @field_validator("url")
     @classmethod
     def _no_credentials(cls, value: str) -> str:
-        return _without_credentials(value) or value
+        return without_credentials(value) or value
 
 
 Model = Annotated[CheckpointModel | TrainedModel | EndpointModel, Field(discriminator="kind")]

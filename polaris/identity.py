@@ -12,8 +12,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from polaris.artifact import sha256_file
-from polaris.config import Mark
 from polaris.errors import ConfigError
+from polaris.fields import Mark
 
 
 def mark_of(section: type[BaseModel], field: str) -> str | None:

@@ -12,8 +12,9 @@ from typing import Any, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from polaris.config import PATTERNS, RunConfig
+from polaris.config import RunConfig
 from polaris.errors import ConfigError
+from polaris.fields import PATTERNS
 
 ENV_PREFIX = "POLARIS__"
 """`POLARIS__TRAIN__SAVE_STEPS=1` overrides `train.save_steps`; a dash in a key is an underscore there."""

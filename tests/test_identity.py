@@ -12,7 +12,8 @@ import pytest
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from polaris.config import Mark, RunConfig
+from polaris.config import RunConfig
+from polaris.fields import Mark
 from polaris.errors import ConfigError
 from polaris.identity import digest_of, hash_contents, identity_of, mark_of
 from polaris.plan import Plan, plan

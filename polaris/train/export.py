@@ -13,7 +13,8 @@ _COPIED = ("preprocessor_config.json", "processor_config.json", "video_preproces
 def export(trainer: Any, tokenizer: Any, base: Path, folder: Path, *, dtype: str, end_id: int) -> None:
     """Write weights as `dtype`, tokenizer, chat template and generation config; every process must call it.
 
-    A processor's settings come along, so that whatever loads the base loads this. Modes are 0644: another user's process serves the model.
+    A processor's settings come along, so that whatever loads the base loads this. Modes are 0644:
+    another user's process serves the model.
     """
     import torch
 
