@@ -10,10 +10,10 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal, NoReturn, Protocol
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, NoReturn
 
-from polaris.config import EndpointModel, RunConfig, Sampling
+from polaris.config import Sampling
 from polaris.errors import ConfigError, TransientError
 
 Message = dict[str, str]
@@ -40,30 +40,6 @@ _TOO_LONG = (
 _REFUSED = ("content_policy", "content_filter", "invalid_prompt", "safety")
 
 
-class Served(Protocol):
-    """What a stage is told of a running endpoint; fields as in `Endpoint`."""
-
-    @property
-    def url(self) -> str:
-        """Base URL."""
-
-    @property
-    def model(self) -> str:
-        """The name to send."""
-
-    @property
-    def identity(self) -> str:
-        """What the model is."""
-
-    @property
-    def api_key(self) -> str:
-        """The key."""
-
-    @property
-    def ours(self) -> bool:
-        """Whether this run serves it."""
-
-
 @dataclass(frozen=True)
 class Endpoint:
     """A model that answers chat completions."""
@@ -85,22 +61,6 @@ class Endpoint:
     """The configuration's section that names it, for messages: `models.judge`."""
     api_key_env: str = ""
     """The variable that the key came from, for messages."""
-
-    @classmethod
-    def of(cls, config: RunConfig, name: str, served: Served) -> Endpoint:
-        """Return the endpoint of the configuration's model `name`, which is up as `served`."""
-        model = config.models[name]
-        found = cls(
-            url=served.url,
-            model=served.model,
-            identity=served.identity,
-            api_key=served.api_key,
-            ours=served.ours,
-            setting=f"models.{name}",
-        )
-        if isinstance(model, EndpointModel):
-            return replace(found, api_key_env=model.api_key_env)
-        return replace(found, engine=model.serve.engine)
 
 
 @dataclass(frozen=True)

@@ -304,8 +304,11 @@ class TrainConfig(Section):
     """vLLM inside the training process, or transformers' own generate."""
     engine_memory: Operational[float] = Field(default=0.3, gt=0, le=1)
     """Share of GPU memory for the colocated engine."""
-    engine_max_difference: Identity[float] = Field(default=0.05, gt=0)
-    """The run stops when engine and trainer differ by more than this in a fixed text's log-probs."""
+    engine_max_difference: Identity[float] = Field(default=0.25, gt=0)
+    """The run stops when engine and trainer differ by more than this in a fixed text's log-probs.
+
+    bfloat16 alone makes 0.1 of difference on a small model, float32 1e-5.
+    """
     save_steps: Operational[int] = Field(default=5, ge=1)
     """A checkpoint every so many steps: what a lost machine can cost."""
 

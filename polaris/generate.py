@@ -15,7 +15,7 @@ from typing import Any
 from polaris.artifact import from_rows, to_rows
 from polaris.config import EndpointModel, StoryQualityEvaluation
 from polaris.errors import ConfigError, InputError, TransientError
-from polaris.llm import Breaker, CallFailed, ChatAnswer, ChatClient, ChatRequest, Endpoint, derived_seed, each
+from polaris.llm import Breaker, CallFailed, ChatAnswer, ChatClient, ChatRequest, derived_seed, each
 from polaris.reward.composite import split_thinking
 from polaris.runtime import get_logger, progress
 from polaris.stage import StageContext
@@ -114,7 +114,7 @@ def run(context: StageContext) -> None:
     evaluation = context.config.evaluations[of]
     prompts = read_prompts(evaluation.prompts)[: evaluation.limit]
     client = ChatClient(
-        Endpoint.of(context.config, name, context.endpoint(name)),
+        context.endpoint(name),
         concurrency=evaluation.concurrency,
         attempts=ATTEMPTS,
         timeout_s=BASE_TIMEOUT_S + evaluation.max_tokens / SLOWEST_TOKENS_PER_S,

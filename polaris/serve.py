@@ -82,6 +82,8 @@ def server_environment(settings: ServeConfig, *, on_cpu: bool) -> dict[str, str]
     """Return the server's environment beside the process's own."""
     environment = dict(OFFLINE)
     if on_cpu:
+        # Threads that spin at OpenMP's barriers take the cores from the other processes of this machine.
+        environment["OMP_WAIT_POLICY"] = "passive"
         environment["VLLM_CPU_KVCACHE_SPACE"] = str(settings.kv_cache_gib)
         if settings.enforce_eager:
             # Eager mode still compiles the sampler, which needs a C++ compiler at the first request.

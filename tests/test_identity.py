@@ -13,8 +13,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from polaris.config import RunConfig
-from polaris.fields import Mark
 from polaris.errors import ConfigError
+from polaris.fields import Mark
 from polaris.identity import digest_of, hash_contents, identity_of, mark_of
 from polaris.plan import Plan, plan
 from polaris.stage import open_run

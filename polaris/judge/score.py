@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from polaris.chat import Served, estimated_tokens
+from polaris.chat import estimated_tokens
 from polaris.config import JudgeConfig, RunConfig, Sampling
 from polaris.judge.parse import InvalidJudgement, Judgement, parse_judgement
 from polaris.judge.prompt import as_seen, messages
@@ -135,14 +135,14 @@ class Judge:
         return answer.text.rpartition(_THINK_END)[2] if self._thinking else answer.text
 
 
-def open_judge(config: RunConfig, name: str, served: Served, store: Store, **options: Any) -> Judge:
-    """Return the configuration's judge `name`, its model up as `served`, its answers cached in `store`.
+def open_judge(config: RunConfig, name: str, endpoint: Endpoint, store: Store, **options: Any) -> Judge:
+    """Return the configuration's judge `name`, its model up at `endpoint`, its answers cached in `store`.
 
     Needs no stage, so that a training worker can open one. `options` go to `ChatClient`.
     """
     judge = config.judges[name]
     client = ChatClient(
-        Endpoint.of(config, judge.model, served),
+        endpoint,
         concurrency=judge.concurrency,
         attempts=judge.attempts,
         timeout_s=judge.timeout_s,

@@ -21,7 +21,7 @@ from polaris.judge.score import Judge, open_judge
 from polaris.storage import open_store
 from polaris.train import cpu_engine, references
 from polaris.train.dataset import training_rows
-from polaris.train.job import COUNTS, Job, JudgeAddress
+from polaris.train.job import COUNTS, Job, judge_endpoint
 from polaris.train.reward import JudgeStory, Reward
 from polaris.train.settings import Hardware, grpo_arguments, order, total_steps
 from polaris.train.trainer import ReferenceTrainer
@@ -130,4 +130,4 @@ def _open_judge(config: RunConfig, settings: TrainConfig) -> Judge:
     own = config.judges[name]
     own = own.model_copy(update={"concurrency": max(1, own.concurrency // settings.processes)})
     shared = config.model_copy(update={"judges": {**config.judges, name: own}})
-    return open_judge(shared, name, JudgeAddress.from_environment(), open_store(config.store))
+    return open_judge(shared, name, judge_endpoint(), open_store(config.store))

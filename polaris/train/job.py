@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from polaris.chat import Endpoint
+
 JUDGE_ENV = "POLARIS_TRAIN_JUDGE"
 """JSON object: the judge's endpoint without its key."""
 KEY_ENV = "POLARIS_TRAIN_JUDGE_KEY"
@@ -64,25 +66,15 @@ class Job:
         return self.output / CHECKPOINTS
 
 
-@dataclass(frozen=True)
-class JudgeAddress:
-    """A running judge, as `polaris.chat.Served` wants it."""
+def judge_environment(judge: Endpoint) -> dict[str, str]:
+    """Return the variables that tell a worker where the judge is."""
+    public = {name: value for name, value in asdict(judge).items() if name != "api_key"}
+    return {JUDGE_ENV: json.dumps(public), KEY_ENV: judge.api_key}
 
-    url: str
-    model: str
-    identity: str
-    ours: bool
-    api_key: str = ""
 
-    def environment(self) -> dict[str, str]:
-        """Return the variables that tell a worker."""
-        public = {name: value for name, value in asdict(self).items() if name != "api_key"}
-        return {JUDGE_ENV: json.dumps(public), KEY_ENV: self.api_key}
-
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> JudgeAddress:
-        """Read the variables back."""
-        return cls(**json.loads(environment[JUDGE_ENV]), api_key=environment.get(KEY_ENV, ""))
+def judge_endpoint(environment: Mapping[str, str] = os.environ) -> Endpoint:
+    """Read those variables back."""
+    return Endpoint(**json.loads(environment[JUDGE_ENV]), api_key=environment.get(KEY_ENV, ""))
 
 
 def write_status(output: Path, code: int, message: str) -> None:

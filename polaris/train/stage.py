@@ -17,7 +17,7 @@ from polaris.config import TrainConfig
 from polaris.errors import ConfigError, PolarisError
 from polaris.runtime import get_logger, progress
 from polaris.train import checkpoint
-from polaris.train.job import COUNTS, METRICS, MODEL, Job, JudgeAddress
+from polaris.train.job import COUNTS, METRICS, MODEL, Job, judge_environment
 from polaris.train.settings import total_steps
 from polaris.train.supervise import WORKER, Trainer
 
@@ -58,8 +58,7 @@ def run(context: StageContext, *, worker: str = WORKER) -> None:
     job = prepare(context, settings)
     uploads = Uploads(context, job)
     judge = context.endpoint(context.config.judges[settings.judge].model)
-    address = JudgeAddress(judge.url, judge.model, judge.identity, judge.ours, judge.api_key)
-    trainer = Trainer(job, settings.processes, address.environment(), worker=worker)
+    trainer = Trainer(job, settings.processes, judge_environment(judge), worker=worker)
     with progress(planned_steps(settings, job), "optimiser steps") as bar:
 
         def on_tick() -> None:
