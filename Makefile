@@ -23,6 +23,7 @@ PY := .venv/bin/python
 POLARIS := .venv/bin/polaris
 DEMO := examples/demo/demo.yaml
 MODEL := $(POLARIS_CACHE)/models/smollm2-135m-instruct
+export POLARIS_DEMO_MODEL := $(MODEL)
 PYTEST := PYTHONPATH=tests $(PY) -m pytest -p group_times $(PYTEST_ARGS)
 
 .PHONY: help
@@ -38,7 +39,7 @@ status: setup ## how far the demo is
 	@$(POLARIS) status $(DEMO)
 
 .PHONY: test
-test: tools ## every test that needs neither a cluster nor a GPU
+test: tools model ## every test that needs neither a cluster nor a GPU
 	@$(PYTEST) -m "not cluster and not gpu and not acceptance"
 
 .PHONY: acceptance

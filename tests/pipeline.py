@@ -150,7 +150,7 @@ class Killer:
 
     def _watch(self) -> None:
         waiting = list(self.instances)
-        while waiting and not self._ended.wait(0.02):
+        while waiting and not self._ended.wait(0.005):
             for name in list(waiting):
                 if self._has_piece(name) and (pid := process_of(name, self.config)):
                     self.killed[name] = self.saved()
@@ -159,7 +159,11 @@ class Killer:
 
     def _has_piece(self, name: str) -> bool:
         logs = self._loaded.execute.work_dir / "logs" / name
-        told = "checkpoint_uploaded" if name == "train" else '"event": "progress"'
+        kind = name.partition(".")[0]
+        # Evaluate and report have no pieces: they are killed as soon as they have begun.
+        told = {"train": "checkpoint_uploaded", "evaluate": '"begin"', "report": '"begin"'}.get(
+            kind, '"event": "progress"'
+        )
         return any(told in path.read_text(errors="replace") for path in logs.glob("*.log"))
 
 

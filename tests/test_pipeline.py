@@ -6,6 +6,7 @@ One run on `s3://` in which every long stage is killed once, and what must hold 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -183,6 +184,25 @@ def test_what_changes_changes_what_follows(finished: Finished, keys: None, tmp_p
     }
     assert changed == set(before) - {"data", "train"}
     shutil.rmtree(other)
+
+
+def test_a_killed_data_stage_goes_on(tmp_path: Path) -> None:
+    """Five real anthologies, so that there is a second book to be killed in."""
+    folder = Path(os.environ.get("POLARIS_SHARED", "")) / "anthologies"
+    books = sorted(folder.glob("*.epub")) if "POLARIS_SHARED" in os.environ else []
+    if len(books) < 2:
+        pytest.skip("POLARIS_SHARED names no folder with real anthologies")
+    path = write_config(
+        tmp_path, make_model(tmp_path / "model"), data={"books": [str(book) for book in books]}
+    )
+    with Killer(path, ["data"]) as killer:
+        process = polaris("run", path, "--only=data")
+        said = finish(process, 120)
+    assert process.returncode == 0, said
+    before = killer.killed["data"]
+    assert 1 <= len(before) < len(books), said
+    after = killer.saved()
+    assert all(after[key] == etag for key, etag in before.items()), "a finished book was read again"
 
 
 def copy_objects(source: Run, target: Run, prefixes: list[str]) -> None:
