@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, NoReturn
 
-from polaris.config import Sampling
 from polaris.errors import ConfigError, TransientError
+from polaris.recipe import Sampling
 
 Message = dict[str, str]
 """`role` and `content`."""

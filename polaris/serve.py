@@ -14,8 +14,8 @@ from pathlib import Path
 from polaris.artifact import Artifact
 from polaris.config import CheckpointModel, ServeConfig, TrainedModel
 from polaris.errors import ConfigError, InputError
+from polaris.run import Run
 from polaris.runtime import get_logger
-from polaris.stage import Run
 
 log = get_logger("serve")
 
@@ -42,12 +42,12 @@ def serve(run: Run, name: str, host: str, port: int) -> None:
 
 def checkpoint(run: Run, name: str) -> Path:
     """Return a model's folder, fetched from the store and verified if this run trained it."""
+    folder = run.checkpoint_folder(name)
     if not isinstance(run.config.models[name], TrainedModel):
-        return run.model_folder(name)
+        return folder
     manifest = run.manifest("train")
     if manifest is None:
         raise InputError(f"models.{name}: train is not complete in {run.store.url}; run it first")
-    folder = run.config.execute.work_dir / "models" / manifest.digest
     Artifact(run.store, manifest).download(folder, "model/")
     return folder
 

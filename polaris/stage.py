@@ -6,12 +6,10 @@ The same program runs as a process on a laptop, as a Job on a cluster and by han
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import platform
 import time
 import traceback
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,13 +20,11 @@ from polaris.artifact import (
     Manifest,
     Output,
     Progress,
-    artifact_prefix,
-    find_manifest,
     from_rows,
     new_attempt,
 )
 from polaris.chat import Endpoint
-from polaris.config import CheckpointModel, EndpointModel, RunConfig
+from polaris.config import RunConfig
 from polaris.errors import (
     BAD_CONFIG,
     BUG,
@@ -37,143 +33,16 @@ from polaris.errors import (
     ConfigError,
     InputError,
     PolarisError,
-    TransientError,
 )
-from polaris.identity import hash_contents
 from polaris.kinds import KINDS
-from polaris.load import load
-from polaris.plan import Instance, Plan, plan
-from polaris.runtime import StopFlag, get_logger, keep_secret, redact
-from polaris.storage import Store, open_store
+from polaris.plan import Instance
+from polaris.run import Run, open_run
+from polaris.runtime import StopFlag, get_logger, redact
+from polaris.storage import Store
 
-ENDPOINTS_ENV = "POLARIS_ENDPOINTS"
-"""JSON object: model name → base URL of its endpoint, set by whoever started the services."""
 ATTEMPT_ENV = "POLARIS_ATTEMPT"
 """The attempt's id, where an executor chose it."""
-SMALL_JUDGE_BYTES = 4 << 30
-"""A local judge with fewer bytes of weights is too small for its scores to mean anything."""
-
 log = get_logger("stage")
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run as one process sees it: its configuration, its plan and its store."""
-
-    path: Path
-    config: RunConfig
-    contents: dict[Path, str]
-    plan: Plan
-    store: Store
-
-    def prefix(self, name: str) -> str:
-        """Return the key prefix of an instance's artifact."""
-        return artifact_prefix(self.config.run, name, self.plan.instances[name].digest)
-
-    def manifest(self, name: str) -> Manifest | None:
-        """Return an instance's manifest, None while it is incomplete."""
-        return find_manifest(self.store, self.prefix(name))
-
-    def instance(self, name: str) -> Instance:
-        """Return an instance; raise ConfigError if the plan has none of that name."""
-        self.plan.selected([name])
-        return self.plan.instances[name]
-
-    def identity_of_model(self, name: str) -> str:
-        """Return the identity of a model that results carry."""
-        model = self.config.models[name]
-        if isinstance(model, EndpointModel):
-            return model.identity
-        if isinstance(model, CheckpointModel):
-            return model.repo or f"sha256:{self.contents[_path(model)][:16]}"
-        return f"trained:{self.plan.instances['train'].digest}"
-
-    def model_folder(self, name: str) -> Path:
-        """Return the local folder of a checkpoint model, fetched from the hub if it names a repository.
-
-        Raises ConfigError if it is no checkpoint or the hub has no such revision, TransientError if the
-        hub does not answer.
-        """
-        model = self.config.models[name]
-        if not isinstance(model, CheckpointModel):
-            raise ConfigError(f"models.{name}: '{model.kind}' is no checkpoint with a folder")
-        if model.path is not None:
-            return model.path
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
-
-        repo, _, revision = str(model.repo).partition("@")
-        try:
-            return Path(snapshot_download(repo, revision=revision))
-        except (HFValidationError, RepositoryNotFoundError, RevisionNotFoundError) as error:
-            what = " ".join(str(error).split())
-            raise ConfigError(f"models.{name}.repo: '{model.repo}' cannot be fetched: {what}") from error
-        except OSError as error:
-            what = " ".join(str(error).split())
-            raise TransientError(f"models.{name}.repo: '{model.repo}' cannot be fetched: {what}") from error
-
-    def endpoint(self, name: str, urls: Mapping[str, str] | None = None) -> Endpoint:
-        """Return a model's endpoint: configured, or one that the executor started, by `urls` or environment.
-
-        Raises ConfigError if a service is not up or a configured endpoint's key is not set.
-        """
-        model = self.config.models[name]
-        identity, thinking = self.identity_of_model(name), self.config.thinking(name)
-        if isinstance(model, EndpointModel):
-            key = _api_key(name, model)
-            return Endpoint(
-                model.url,
-                model.model,
-                identity,
-                key,
-                thinking=thinking,
-                setting=f"models.{name}",
-                api_key_env=model.api_key_env,
-            )
-        if urls is None:
-            urls = _started_endpoints()
-        if name not in urls:
-            raise ConfigError(
-                f"models.{name}: no endpoint of this model is up; use `polaris run`, which starts it, or set"
-                f' {ENDPOINTS_ENV}=\'{{"{name}": "http://HOST:PORT/v1"}}\''
-            )
-        return Endpoint(
-            urls[name],
-            name,
-            identity,
-            "none",
-            ours=True,
-            engine=model.serve.engine,
-            thinking=thinking,
-            setting=f"models.{name}",
-        )
-
-    def caveat(self, judge: str) -> str | None:
-        """Return the warning that goes wherever a judge's scores go, None for a judge to be trusted."""
-        name = self.config.judges[judge].model
-        model = self.config.models[name]
-        if isinstance(model, EndpointModel):
-            return None
-        if isinstance(model, CheckpointModel) and model.path is None:
-            return None
-        checkpoint = name if isinstance(model, CheckpointModel) else getattr(self.config.train, "base", "")
-        folder = getattr(self.config.models[checkpoint], "path", None)
-        if folder is None:
-            return None
-        size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-        if size >= SMALL_JUDGE_BYTES:
-            return None
-        return (
-            f"The judge '{name}' is a small local model ({size / 2**20:,.0f} MiB of weights):"
-            " its scores prove the plumbing and mean nothing."
-        )
-
-
-def open_run(path: Path) -> Run:
-    """Load a configuration, hash what it reads and unfold its plan."""
-    config = load(path)
-    contents = hash_contents(config)
-    return Run(path.absolute(), config, contents, plan(config, contents), open_store(config.store))
 
 
 @dataclass
@@ -356,38 +225,6 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _api_key(name: str, model: EndpointModel) -> str:
-    variable = model.api_key_env
-    file = os.environ.get(f"{variable}_FILE")
-    key = os.environ.get(variable, "").strip()
-    if not key and file:
-        try:
-            key = Path(file).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            what = getattr(error, "strerror", None) or "no UTF-8 text"
-            raise ConfigError(f"models.{name}.api_key_env: {variable}_FILE: '{file}': {what}") from None
-    keep_secret(key)
-    if not key:
-        raise ConfigError(
-            f"models.{name}.api_key_env: neither {variable} nor {variable}_FILE is set;"
-            f" export the key for {model.url}"
-        )
-    return key
-
-
-def _started_endpoints() -> dict[str, str]:
-    text = os.environ.get(ENDPOINTS_ENV, "{}")
-    try:
-        return {str(name): str(url) for name, url in json.loads(text).items()}
-    except (ValueError, AttributeError):
-        raise ConfigError(f"{ENDPOINTS_ENV}: '{text}' is no JSON object of model names and URLs") from None
-
-
-def _path(model: CheckpointModel) -> Path:
-    assert model.path is not None
-    return model.path
 
 
 def _now() -> str:

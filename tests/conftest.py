@@ -17,7 +17,7 @@ import yaml
 from context import settings
 
 from polaris import runtime
-from polaris.stage import Run, open_run
+from polaris.run import Run, open_run
 
 ROOT = Path(__file__).parents[1]
 

@@ -9,8 +9,9 @@ from typing import Any
 import yaml
 
 from polaris.artifact import Artifact, Manifest, Output, Progress
+from polaris.run import Run, open_run
 from polaris.runtime import StopFlag
-from polaris.stage import Run, StageContext, open_run
+from polaris.stage import StageContext
 
 Objects = Mapping[str, Sequence[dict[str, Any]] | bytes]
 

@@ -22,7 +22,7 @@ import s3
 from pipeline import ROOT, Killer, wait_for
 
 from polaris.artifact import Artifact
-from polaris.stage import Run, open_run
+from polaris.run import Run, open_run
 
 pytestmark = pytest.mark.acceptance
 

@@ -17,7 +17,7 @@ from polaris.errors import ConfigError
 from polaris.fields import Mark
 from polaris.identity import digest_of, hash_contents, identity_of, mark_of
 from polaris.plan import Plan, plan
-from polaris.stage import open_run
+from polaris.run import open_run
 
 Where = tuple[str, ...]
 

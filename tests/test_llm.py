@@ -16,7 +16,6 @@ from fake_endpoint import FakeEndpoint, Reply, error, fake_endpoint
 from structlog.testing import capture_logs
 
 from polaris.chat import retry_after_s
-from polaris.config import Sampling
 from polaris.errors import ConfigError, TransientError
 from polaris.llm import (
     Breaker,
@@ -32,6 +31,7 @@ from polaris.llm import (
     derived_seed,
     each,
 )
+from polaris.recipe import Sampling
 from polaris.storage import FileStore
 
 CANARY = "sk-canary-0123456789"
@@ -91,8 +91,8 @@ def test_a_fault_that_passes_is_tried_again(fault):
 
 
 def test_a_time_out_is_tried_again():
-    with fake_endpoint(replies(Reply("late", delay_s=1.0), Reply("in time"))) as server:
-        [answer] = ask(client_of(server, timeout_s=0.2))
+    with fake_endpoint(replies(Reply("late", delay_s=4.0), Reply("in time"))) as server:
+        [answer] = ask(client_of(server, timeout_s=1.5))
     assert (answer.text, answer.attempts) == ("in time", 2)
 
 

@@ -18,7 +18,7 @@ import s3
 from pipeline import Killer, finish, make_model, polaris, write_config
 
 from polaris.artifact import Artifact
-from polaris.stage import Run, open_run
+from polaris.run import Run, open_run
 
 pytestmark = pytest.mark.slow
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from polaris.config import RunConfig
 from polaris.errors import FINAL, ConfigError
 from polaris.plan import Action, Failure, Instance, Plan, State, is_lost, next_actions, plan
-from polaris.stage import Run, open_run
+from polaris.run import Run, open_run
 
 
 def test_the_demo_unfolds_into_its_instances(demo: Path) -> None:

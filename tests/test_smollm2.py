@@ -9,7 +9,7 @@ import pytest
 from pipeline import ROOT, finish, polaris
 
 from polaris.artifact import Artifact
-from polaris.stage import open_run
+from polaris.run import open_run
 
 pytestmark = pytest.mark.slow
 

@@ -20,8 +20,9 @@ from polaris import errors
 from polaris.artifact import Artifact, find_manifest
 from polaris.errors import ConfigError, InputError, PolarisError, Stopped, TransientError
 from polaris.kinds import KINDS
+from polaris.run import Run, open_run
 from polaris.runtime import configure_logging
-from polaris.stage import Run, StageContext, open_run, run_stage
+from polaris.stage import StageContext, run_stage
 
 SECRET = "canary-91b2-secret"
 

@@ -22,7 +22,7 @@ def show(config: ConfigFile) -> None:
 @app.command("check", epilog="Example: `polaris config check examples/demo/demo.yaml`")
 def check(config: ConfigFile) -> None:
     """Check the file and everything that it names, and list the plan; exit 2 with a line a fault."""
-    from polaris.stage import open_run
+    from polaris.run import open_run
 
     run = open_run(config)
     for instance in run.plan.instances.values():

@@ -23,7 +23,7 @@ def status(
 ) -> None:
     """Show every instance: state, digest, time, counts, cost, and why it failed."""
     from polaris.cli.summary import print_status
-    from polaris.stage import open_run
+    from polaris.run import open_run
 
     print_status(open_run(config), as_json=as_json)
 
@@ -35,7 +35,7 @@ def logs(
 ) -> None:
     """Print the log of an instance's newest attempt; `service-MODEL` is a model server's."""
     from polaris.cli.logs import print_logs
-    from polaris.stage import open_run
+    from polaris.run import open_run
 
     print_logs(open_run(config), instance, follow=follow)
 
@@ -47,7 +47,7 @@ def report(
     from polaris.artifact import Artifact
     from polaris.cli.summary import save_report
     from polaris.errors import InputError
-    from polaris.stage import open_run
+    from polaris.run import open_run
 
     run = open_run(config)
     manifest = run.manifest("report")
@@ -70,8 +70,8 @@ def gc(
     """Remove attempts that no manifest names and the progress of finished stages."""
     from polaris.execute.garbage import collect
     from polaris.execute.lease import Lease
+    from polaris.run import open_run
     from polaris.runtime import StopFlag, configure_logging
-    from polaris.stage import open_run
 
     configure_logging()
     run = open_run(config)

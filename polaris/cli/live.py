@@ -12,8 +12,8 @@ from typing import IO, Any
 from rich.console import Console
 
 from polaris.execute.loop import Executor
+from polaris.run import Run
 from polaris.runtime import get_logger, logs_json
-from polaris.stage import Run
 
 log = get_logger("run")
 

@@ -13,7 +13,7 @@ import structlog
 from polaris.errors import InputError
 from polaris.execute.lease import is_held
 from polaris.execute.local import log_folder
-from polaris.stage import Run
+from polaris.run import Run
 
 
 def print_logs(run: Run, name: str, *, follow: bool) -> None:

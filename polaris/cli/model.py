@@ -46,9 +46,9 @@ def serve(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
 ) -> None:
     """Serve a checkpoint or trained model of the run, OpenAI-compatible, until stopped."""
+    from polaris.run import open_run
     from polaris.runtime import configure_logging
     from polaris.serve import serve as become_server
-    from polaris.stage import open_run
 
     configure_logging()
     become_server(open_run(config), model, host, port)

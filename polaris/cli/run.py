@@ -30,8 +30,8 @@ def run(config: ConfigFile, only: Only = [], verbose: Verbose = False) -> None: 
     from polaris.execute.lease import Lease
     from polaris.execute.local import LocalExecutor
     from polaris.execute.loop import carry_out
+    from polaris.run import open_run
     from polaris.runtime import StopFlag, configure_logging
-    from polaris.stage import open_run
 
     configure_logging(verbose=verbose)
     stop = StopFlag()

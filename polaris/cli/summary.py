@@ -13,7 +13,8 @@ from polaris.artifact import Artifact, Manifest
 from polaris.cli.live import brief_counts
 from polaris.errors import MEANING
 from polaris.execute.lease import is_held
-from polaris.stage import Run, Status
+from polaris.run import Run
+from polaris.stage import Status
 from polaris.storage import NotFound
 
 _STYLES = {"complete": "green", "running": "cyan", "failed": "red", "interrupted": "yellow"}

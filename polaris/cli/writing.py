@@ -16,10 +16,11 @@ from pathlib import Path
 from rich.console import Console
 
 from polaris.chat import ChatRequest, Endpoint
-from polaris.config import CheckpointModel, RunConfig, Sampling, TrainedModel
+from polaris.config import CheckpointModel, RunConfig, TrainedModel
 from polaris.errors import ConfigError, InputError, TransientError
 from polaris.llm import ChatClient
-from polaris.stage import Run, open_run
+from polaris.recipe import Sampling
+from polaris.run import Run, open_run
 from polaris.text import count_words, length_sentence
 
 THOUGHT_TOKENS = 8192

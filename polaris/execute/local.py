@@ -21,8 +21,9 @@ from typing import IO
 
 from polaris.artifact import new_attempt
 from polaris.errors import BUG, DONE, FINAL, MEANING, TRANSIENT, PolarisError
+from polaris.run import ENDPOINTS_ENV, Run
 from polaris.runtime import LOG_ENV, die_with_parent, get_logger, redact
-from polaris.stage import ATTEMPT_ENV, ENDPOINTS_ENV, Run, Status
+from polaris.stage import ATTEMPT_ENV, Status
 
 log = get_logger("local")
 
@@ -141,7 +142,7 @@ class LocalExecutor:
         child = _start(arguments, {}, path)
         child.url = f"http://127.0.0.1:{port}/v1"
         self._services[model] = child
-        threading.Thread(target=_await_token, args=(child, model), daemon=True).start()
+        threading.Thread(target=_await_token, args=(child, self.run.served_name(model)), daemon=True).start()
 
     def services(self) -> dict[str, bool]:
         """Return the services that are up or starting, and whether they answer."""

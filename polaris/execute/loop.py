@@ -11,8 +11,8 @@ from typing import Protocol
 from polaris.errors import BUG, DONE, FINAL, TRANSIENT, TransientError
 from polaris.execute.local import Ended
 from polaris.plan import Failure, State, is_lost, next_actions
+from polaris.run import Run
 from polaris.runtime import StopFlag, get_logger
-from polaris.stage import Run
 
 log = get_logger("run")
 

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from polaris.chat import estimated_tokens
-from polaris.config import JudgeConfig, RunConfig, Sampling
+from polaris.config import JudgeConfig, RunConfig
 from polaris.judge.parse import InvalidJudgement, Judgement, parse_judgement
 from polaris.judge.prompt import as_seen, messages
 from polaris.judge.rubric import json_schema, rubric_identity
 from polaris.llm import Cache, CallFailed, ChatAnswer, ChatClient, ChatRequest, Endpoint, Message, Prices
+from polaris.recipe import Sampling
 from polaris.runtime import get_logger
 from polaris.storage import Store
 

@@ -15,9 +15,10 @@ from trl import GRPOConfig
 
 from polaris.artifact import to_rows
 from polaris.chat import Usage
-from polaris.config import RunConfig, TrainConfig
+from polaris.config import RunConfig
 from polaris.judge.parse import Judgement
 from polaris.judge.score import Judge, open_judge
+from polaris.recipe import TrainConfig
 from polaris.storage import open_store
 from polaris.train import cpu_engine, references
 from polaris.train.dataset import training_rows

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from polaris.config import TrainConfig
 from polaris.errors import InputError
+from polaris.recipe import TrainConfig
 from polaris.train import references
 from polaris.train.trainer import REFERENCE_COLUMN
 

@@ -13,10 +13,10 @@ from dataclasses import asdict
 from typing import Any
 
 from polaris.chat import Usage
-from polaris.config import RewardConfig
 from polaris.errors import ConfigError, GuardError, TransientError
 from polaris.judge.parse import Judgement
 from polaris.judge.score import JudgeFailed
+from polaris.recipe import RewardConfig
 from polaris.reward.composite import Components, Weights, reward, score_story, split_thinking
 from polaris.reward.shape import LengthFloors
 from polaris.runtime import get_logger

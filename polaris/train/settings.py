@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from polaris.config import TrainConfig
 from polaris.errors import ConfigError
+from polaris.recipe import TrainConfig
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from polaris.artifact import from_rows, to_rows
-from polaris.config import TrainConfig
 from polaris.errors import ConfigError, PolarisError
+from polaris.recipe import TrainConfig
 from polaris.runtime import get_logger, progress
 from polaris.train import checkpoint
 from polaris.train.job import COUNTS, METRICS, MODEL, Job, judge_environment

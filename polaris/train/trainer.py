@@ -14,8 +14,8 @@ import torch
 from accelerate.utils import gather, set_seed
 from trl import GRPOConfig, GRPOTrainer
 
-from polaris.config import HRIConfig
 from polaris.errors import ConfigError, GuardError
+from polaris.recipe import HRIConfig
 from polaris.train import parity, references
 
 REFERENCE_COLUMN = "reference_ids"

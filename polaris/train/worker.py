@@ -12,9 +12,10 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from polaris.config import RunConfig, TrainConfig
+from polaris.config import RunConfig
 from polaris.errors import BUG, DONE, ConfigError, PolarisError
 from polaris.load import load
+from polaris.recipe import TrainConfig
 from polaris.runtime import StopFlag, configure_logging, get_logger
 from polaris.train import cpu_engine
 from polaris.train.job import METRICS, MODEL, PIDS, Job, write_status

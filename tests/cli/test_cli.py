@@ -14,7 +14,7 @@ from context import make_artifact
 
 import polaris
 from polaris.cli import main
-from polaris.stage import Run
+from polaris.run import Run
 
 Polaris = Callable[..., int]
 

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from polaris.stage import Run, StageContext
+    from polaris.run import Run
+    from polaris.stage import StageContext
 
 _CUSTOMIZE = """
 import sys

@@ -5,7 +5,7 @@ from __future__ import annotations
 from context import make_artifact
 
 from polaris.execute.garbage import collect
-from polaris.stage import Run
+from polaris.run import Run
 
 
 def keys(run: Run, *, abandon: bool = False) -> list[str]:

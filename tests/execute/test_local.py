@@ -20,8 +20,8 @@ from context import settings
 from polaris.artifact import Artifact
 from polaris.execute.local import Ended, LocalExecutor, telling_lines
 from polaris.execute.loop import carry_out
+from polaris.run import Run, open_run
 from polaris.runtime import StopFlag
-from polaris.stage import Run, open_run
 
 PATIENCE_S = 30.0
 
@@ -220,7 +220,7 @@ PARENT = """
 import sys, time
 from pathlib import Path
 from polaris.execute.local import LocalExecutor
-from polaris.stage import open_run
+from polaris.run import open_run
 executor = LocalExecutor(open_run(Path(sys.argv[1])))
 executor.start_service("own")
 executor.start_stage("data")

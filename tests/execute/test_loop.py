@@ -14,8 +14,8 @@ from polaris.execute import loop
 from polaris.execute.local import Ended
 from polaris.execute.loop import Outcome, carry_out
 from polaris.plan import Failure
+from polaris.run import Run, open_run
 from polaris.runtime import StopFlag
-from polaris.stage import Run, open_run
 
 OWN = "own.quality"
 

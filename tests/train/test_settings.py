@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polaris.config import TrainConfig
 from polaris.errors import ConfigError
+from polaris.recipe import TrainConfig
 from polaris.train.settings import Hardware, accumulation, grpo_arguments, order, total_steps
 
 PAPER = TrainConfig(base="base", judge="judge", processes=4, zero_stage=3)

@@ -6,10 +6,10 @@ import pytest
 from models import END, THINKING, tiny_tokenizer
 
 from polaris.chat import Usage
-from polaris.config import RewardConfig
 from polaris.errors import ConfigError, GuardError, TransientError
 from polaris.judge.parse import Judgement
 from polaris.judge.score import JudgeFailed
+from polaris.recipe import RewardConfig
 from polaris.train.reward import Reward, floors_of
 
 TOKENIZER = tiny_tokenizer(THINKING)

@@ -9,8 +9,8 @@ from accelerate import PartialState
 from heavy import GRPOConfig, GRPOTrainer, VLLMGeneration, grpo_trainer, trl
 from trl.trainer.utils import get_callable_name, is_async_callable
 
-from polaris.config import HRIConfig
 from polaris.errors import ConfigError
+from polaris.recipe import HRIConfig
 from polaris.train.build import hide_rows
 from polaris.train.reward import Reward
 from polaris.train.trainer import check_arguments

@@ -1,0 +1,131 @@
+"""The recipe's settings: sampling, reward, human-reference injection, training; defaults are the paper's."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from polaris.fields import Identity, Name, Operational, Section
+
+
+class Sampling(Section):
+    """How tokens are drawn."""
+
+    temperature: Identity[float] = Field(default=0.8, ge=0, le=2)
+    """Softmax temperature; 0 is greedy."""
+    top_p: Identity[float] = Field(default=0.95, gt=0, le=1)
+    """Nucleus share."""
+    top_k: Identity[int] = Field(default=0, ge=0)
+    """The k likeliest tokens; 0 is off."""
+    repetition_penalty: Identity[float] = Field(default=1.10, ge=1, le=2)
+    """Divides the logits of tokens already seen."""
+
+
+class RewardWeights(Section):
+    """Weights of the reward's terms (recipe §3)."""
+
+    quality: Identity[float] = Field(default=1.0, ge=0)
+    """Story Quality / 100."""
+    repetition: Identity[float] = Field(default=1.5, ge=0)
+    """Self-repetition."""
+    length: Identity[float] = Field(default=0.8, ge=0)
+    """Length penalty."""
+    blank: Identity[float] = Field(default=1.0, ge=0)
+    """Blank penalty."""
+    length_reward: Identity[float] = Field(default=0.0, ge=0)
+    """The optional length reward."""
+
+
+class RewardConfig(Section):
+    """The reward r = clip(Σ weight · term) of one story."""
+
+    weights: RewardWeights = RewardWeights()
+    """Weights in training."""
+    clip: Identity[float] = Field(default=2.0, gt=0)
+    """The reward lies in [−clip, clip]."""
+    min_words: Identity[int] = Field(default=150, ge=1)
+    """Fewer words are a blank story."""
+    min_target: Identity[int] = Field(default=150, ge=1)
+    """A target below this counts as this."""
+    lower_floor: Identity[int] = Field(default=350, ge=0)
+    """Smallest tolerance below the target, words."""
+    lower_cap: Identity[int] = Field(default=1000, ge=0)
+    """Largest tolerance below the target, words."""
+    upper_floor: Identity[int] = Field(default=600, ge=0)
+    """Smallest tolerance above the target, words."""
+    upper_cap: Identity[int] = Field(default=1500, ge=0)
+    """Largest tolerance above the target, words."""
+    max_failed_share: Identity[float] = Field(default=0.5, ge=0, le=1)
+    """Training stops when more than this share of the last judge calls failed."""
+    failed_window: Identity[int] = Field(default=100, ge=1)
+    """How many judge calls that share is taken over."""
+
+
+class HRIConfig(Section):
+    """Human-reference injection (recipe §2)."""
+
+    max_weight: Identity[float] = Field(default=0.4, ge=0)
+    """The weight after warm-up; 0 is plain GRPO."""
+    warmup_steps: Identity[int] = Field(default=15, ge=1)
+    """w(s) = max_weight · min(1, s / warmup_steps)."""
+    eps: Identity[float] = Field(default=1e-6, gt=0)
+    """Added to a group's standard deviation."""
+    reference_advantage_clip: Identity[float | None] = Field(default=10.0, gt=0)
+    """Bound on |A_ref| / w; null is none."""
+
+
+class TrainConfig(Section):
+    """GRPO with human-reference injection; defaults are the paper's."""
+
+    base: Identity[Name]
+    """The model to start from, a `checkpoint` under `models`."""
+    judge: Identity[Name]
+    """The reward's judge, a name under `judges`."""
+    prompts_per_step: Identity[int] = Field(default=8, ge=1)
+    """Prompts of one optimiser step."""
+    group_size: Identity[int] = Field(default=6, ge=3)
+    """Rows a prompt, the reference included."""
+    epochs: Identity[float] = Field(default=1.0, gt=0)
+    """Passes over the pairs, unless `max_steps` says otherwise."""
+    max_steps: Identity[int | None] = Field(default=None, ge=1)
+    """Optimiser steps; null follows `epochs`."""
+    micro_batch: Identity[int] = Field(default=2, ge=1)
+    """Rows of one forward pass on one process."""
+    max_prompt_tokens: Identity[int] = Field(default=256, ge=16)
+    """Longer prompts are left out and counted."""
+    max_completion_tokens: Identity[int] = Field(default=8192, ge=16)
+    """A rollout's or reference's longest completion."""
+    learning_rate: Identity[float] = Field(default=1e-6, gt=0)
+    """AdamW's constant learning rate."""
+    weight_decay: Identity[float] = Field(default=0.01, ge=0)
+    """AdamW's weight decay."""
+    max_grad_norm: Identity[float] = Field(default=1.0, gt=0)
+    """Gradient clip."""
+    epsilon_low: Identity[float] = Field(default=0.20, gt=0, lt=1)
+    """Clip of the ratio below."""
+    epsilon_high: Identity[float] = Field(default=0.28, gt=0)
+    """Clip of the ratio above."""
+    loss: Identity[Literal["bnpo", "dapo"]] = "bnpo"
+    """TRL's loss aggregation; bnpo is the recipe's."""
+    sampling: Sampling = Sampling(temperature=1.0, top_p=0.95, top_k=20, repetition_penalty=1.10)
+    """How rollouts are drawn."""
+    hri: HRIConfig = HRIConfig()
+    """Human-reference injection."""
+    gradient_checkpointing: Operational[bool] = True
+    """Trade time for memory."""
+    processes: Operational[int] = Field(default=1, ge=1)
+    """Training processes, one a GPU."""
+    zero_stage: Operational[Literal[0, 2, 3]] = 0
+    """DeepSpeed ZeRO stage; 0 trains without DeepSpeed."""
+    rollout_engine: Operational[Literal["vllm", "transformers"]] = "vllm"
+    """vLLM inside the training process, or transformers' own generate."""
+    engine_memory: Operational[float] = Field(default=0.3, gt=0, le=1)
+    """Share of GPU memory for the colocated engine."""
+    engine_max_difference: Identity[float] = Field(default=0.25, gt=0)
+    """The run stops when engine and trainer differ by more than this in a fixed text's log-probs.
+
+    bfloat16 alone makes 0.1 of difference on a small model, float32 1e-5.
+    """
+    save_steps: Operational[int] = Field(default=5, ge=1)
+    """A checkpoint every so many steps: what a lost machine can cost."""

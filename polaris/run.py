@@ -1,0 +1,202 @@
+"""A configuration's path in; the run as one process sees it out: settings, plan, store, models, endpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from polaris.artifact import Manifest, artifact_prefix, find_manifest
+from polaris.chat import Endpoint
+from polaris.config import CheckpointModel, EndpointModel, RunConfig, TrainedModel
+from polaris.errors import ConfigError, TransientError
+from polaris.identity import hash_contents
+from polaris.load import load
+from polaris.plan import Instance, Plan, plan
+from polaris.runtime import keep_secret
+from polaris.storage import Store, open_store
+
+ENDPOINTS_ENV = "POLARIS_ENDPOINTS"
+"""JSON object: model name → base URL of its endpoint, set by whoever started the services."""
+SMALL_JUDGE_BYTES = 4 << 30
+"""A local judge with fewer bytes of weights is too small for its scores to mean anything."""
+SMALL_JUDGE_BILLIONS = 2.0
+"""The same in parameters, for a judge that is known by name only."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as one process sees it: its configuration, its plan and its store."""
+
+    path: Path
+    config: RunConfig
+    contents: dict[Path, str]
+    plan: Plan
+    store: Store
+
+    def prefix(self, name: str) -> str:
+        """Return the key prefix of an instance's artifact."""
+        return artifact_prefix(self.config.run, name, self.plan.instances[name].digest)
+
+    def manifest(self, name: str) -> Manifest | None:
+        """Return an instance's manifest, None while it is incomplete."""
+        return find_manifest(self.store, self.prefix(name))
+
+    def instance(self, name: str) -> Instance:
+        """Return an instance; raise ConfigError if the plan has none of that name."""
+        self.plan.selected([name])
+        return self.plan.instances[name]
+
+    def identity_of_model(self, name: str) -> str:
+        """Return the identity of a model that results carry."""
+        model = self.config.models[name]
+        if isinstance(model, EndpointModel):
+            return model.identity
+        if isinstance(model, CheckpointModel):
+            return model.repo or f"sha256:{self.contents[_path(model)][:16]}"
+        return f"trained:{self.plan.instances['train'].digest}"
+
+    def model_folder(self, name: str) -> Path:
+        """Return the local folder of a checkpoint model, fetched from the hub if it names a repository.
+
+        Raises ConfigError if it is no checkpoint or the hub has no such revision, TransientError if the
+        hub does not answer.
+        """
+        model = self.config.models[name]
+        if not isinstance(model, CheckpointModel):
+            raise ConfigError(f"models.{name}: '{model.kind}' is no checkpoint with a folder")
+        if model.path is not None:
+            return model.path
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+
+        repo, _, revision = str(model.repo).partition("@")
+        try:
+            return Path(snapshot_download(repo, revision=revision))
+        except (HFValidationError, RepositoryNotFoundError, RevisionNotFoundError) as error:
+            what = " ".join(str(error).split())
+            raise ConfigError(f"models.{name}.repo: '{model.repo}' cannot be fetched: {what}") from error
+        except OSError as error:
+            what = " ".join(str(error).split())
+            raise TransientError(f"models.{name}.repo: '{model.repo}' cannot be fetched: {what}") from error
+
+    def checkpoint_folder(self, name: str) -> Path:
+        """Return the local folder of a model that this run serves; a trained one may still have to come."""
+        if isinstance(self.config.models[name], TrainedModel):
+            return self.config.execute.work_dir / "models" / self.plan.instances["train"].digest
+        return self.model_folder(name)
+
+    def served_name(self, name: str) -> str:
+        """Return the name by which a model's server of this run knows it; transformers knows only paths."""
+        model = self.config.models[name]
+        if not isinstance(model, EndpointModel) and model.serve.engine == "transformers":
+            return str(self.checkpoint_folder(name))
+        return name
+
+    def endpoint(self, name: str, urls: Mapping[str, str] | None = None) -> Endpoint:
+        """Return a model's endpoint: configured, or one that the executor started, by `urls` or environment.
+
+        Raises ConfigError if a service is not up or a configured endpoint's key is not set.
+        """
+        model = self.config.models[name]
+        identity, thinking = self.identity_of_model(name), self.config.thinking(name)
+        if isinstance(model, EndpointModel):
+            key = _api_key(name, model)
+            return Endpoint(
+                model.url,
+                model.model,
+                identity,
+                key,
+                thinking=thinking,
+                setting=f"models.{name}",
+                api_key_env=model.api_key_env,
+            )
+        if urls is None:
+            urls = _started_endpoints()
+        if name not in urls:
+            raise ConfigError(
+                f"models.{name}: no endpoint of this model is up; use `polaris run`, which starts it, or set"
+                f' {ENDPOINTS_ENV}=\'{{"{name}": "http://HOST:PORT/v1"}}\''
+            )
+        return Endpoint(
+            urls[name],
+            self.served_name(name),
+            identity,
+            "none",
+            ours=True,
+            engine=model.serve.engine,
+            thinking=thinking,
+            setting=f"models.{name}",
+        )
+
+    def caveat(self, judge: str) -> str | None:
+        """Return the warning that goes wherever a judge's scores go, None for a judge to be trusted."""
+        name = self.config.judges[judge].model
+        model = self.config.models[name]
+        if isinstance(model, TrainedModel):
+            assert self.config.train is not None
+            model = self.config.models[self.config.train.base]
+        small = None
+        if isinstance(model, CheckpointModel) and model.path is not None:
+            size = sum(file.stat().st_size for file in model.path.glob("*.safetensors"))
+            if size < SMALL_JUDGE_BYTES:
+                small = f"a small local model ({size / 2**20:,.0f} MiB of weights)"
+        elif isinstance(model, CheckpointModel | EndpointModel):
+            declared = model.identity if isinstance(model, EndpointModel) else str(model.repo)
+            if found := _declared_billions(declared):
+                small = f"a small model ({declared})" if found < SMALL_JUDGE_BILLIONS else None
+        return (
+            f"The judge '{name}' is {small}: its scores prove the plumbing and mean nothing."
+            if small
+            else None
+        )
+
+
+def open_run(path: Path) -> Run:
+    """Load a configuration, hash what it reads and unfold its plan."""
+    config = load(path)
+    contents = hash_contents(config)
+    return Run(path.absolute(), config, contents, plan(config, contents), open_store(config.store))
+
+
+def _api_key(name: str, model: EndpointModel) -> str:
+    variable = model.api_key_env
+    file = os.environ.get(f"{variable}_FILE")
+    key = os.environ.get(variable, "").strip()
+    if not key and file:
+        try:
+            key = Path(file).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            what = getattr(error, "strerror", None) or "no UTF-8 text"
+            raise ConfigError(f"models.{name}.api_key_env: {variable}_FILE: '{file}': {what}") from None
+    keep_secret(key)
+    if not key:
+        raise ConfigError(
+            f"models.{name}.api_key_env: neither {variable} nor {variable}_FILE is set;"
+            f" export the key for {model.url}"
+        )
+    return key
+
+
+def _started_endpoints() -> dict[str, str]:
+    text = os.environ.get(ENDPOINTS_ENV, "{}")
+    try:
+        return {str(name): str(url) for name, url in json.loads(text).items()}
+    except (ValueError, AttributeError):
+        raise ConfigError(f"{ENDPOINTS_ENV}: '{text}' is no JSON object of model names and URLs") from None
+
+
+def _declared_billions(name: str) -> float | None:
+    """Return the billions of parameters that a model's name tells of ("SmolLM2-135M": 0.135), else None."""
+    found = re.search(r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?)([MB])(?![A-Za-z0-9])", name, re.IGNORECASE)
+    if found is None:
+        return None
+    return float(found.group(1)) / (1000 if found.group(2).upper() == "M" else 1)
+
+
+def _path(model: CheckpointModel) -> Path:
+    assert model.path is not None
+    return model.path
