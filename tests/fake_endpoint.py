@@ -70,6 +70,14 @@ def fake_endpoint(reply: Callable[[dict[str, Any], int], Reply]) -> Iterator[Fak
                 with lock:
                     open_now[0] -= 1
 
+        def do_GET(self) -> None:
+            """List the one model."""
+            data = json.dumps({"data": [{"id": "fake-writer"}]}).encode()
+            self.send_response(200)
+            self.send_header("content-length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
         def log_message(self, *_: object) -> None:
             pass
 
