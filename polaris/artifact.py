@@ -87,7 +87,8 @@ def artifact_prefix(run: str, instance: str, digest: str) -> str:
 
 def new_attempt() -> str:
     """Return an attempt's id: time, so that ids sort, and chance, so that they never meet."""
-    return f"{time.strftime('%Y%m%dt%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
+    now = time.time()
+    return f"{time.strftime('%Y%m%dt%H%M%S', time.gmtime(now))}{now % 1 * 1000:03.0f}-{secrets.token_hex(3)}"
 
 
 def find_manifest(store: Store, prefix: str) -> Manifest | None:

@@ -164,11 +164,6 @@ def estimated_tokens(text: str) -> int:
     return -(-len(text.encode("utf-8", "replace")) // BYTES_PER_TOKEN)
 
 
-def encodable(text: str) -> str:
-    """Return the text as UTF-8 can carry it: halves of surrogate pairs joined, lone ones replaced."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-
-
 def body(endpoint: Endpoint, request: ChatRequest, *, seed: int) -> dict[str, Any]:
     """Return the arguments of the SDK's `chat.completions.create`.
 

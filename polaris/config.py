@@ -78,7 +78,14 @@ class ServeConfig(Section):
     enforce_eager: Operational[bool] = False
     """Skip graph capture and compilation: slower tokens, a much quicker start."""
     extra_args: Operational[tuple[str, ...]] = ()
-    """Further arguments of `vllm serve`, as they are."""
+    """Further arguments of `vllm serve`, as they are; no keys, for they are shown and stored."""
+
+    @field_validator("extra_args")
+    @classmethod
+    def _no_keys(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if any("key" in word or "token=" in word for word in value if word.startswith("--")):
+            raise ValueError("extra_args must carry no key; export VLLM_API_KEY instead")
+        return value
 
 
 class CheckpointModel(Section):
@@ -128,6 +135,10 @@ class EndpointModel(Section):
     """Environment variable with the key, or, with `_FILE` behind its name, the path of a file with it."""
     thinking: Identity[bool] = False
     """Answers begin with reasoning up to `</think>`."""
+    usd_per_million_prompt_tokens: Operational[float] = Field(default=0.0, ge=0)
+    """Price of what the model reads, US$."""
+    usd_per_million_completion_tokens: Operational[float] = Field(default=0.0, ge=0)
+    """Price of what the model writes, reasoning included, US$."""
 
     @field_validator("url")
     @classmethod
@@ -186,10 +197,6 @@ class JudgeConfig(Section):
     """Tries of one call, the first included."""
     timeout_s: Operational[float] = Field(default=600.0, gt=0)
     """Longest wait for one answer, seconds."""
-    usd_per_million_prompt_tokens: Operational[float] = Field(default=0.0, ge=0)
-    """Price of what the judge reads."""
-    usd_per_million_completion_tokens: Operational[float] = Field(default=0.0, ge=0)
-    """Price of what the judge writes, reasoning included."""
 
 
 class StoryQualityEvaluation(Section):
@@ -279,6 +286,28 @@ class RunConfig(Section):
             raise ValueError(f"train.judge: value '{self.train.judge}'; {what}")
         return self
 
+    @model_validator(mode="after")
+    def _answers_fit(self) -> RunConfig:
+        """Refuse an answer's limit that the context of the served model cannot hold."""
+        asked = [
+            (f"judges.{name}.max_tokens", judge.model, judge.max_tokens)
+            for name, judge in self.judges.items()
+        ]
+        for name, evaluation in self.evaluations.items():
+            asked += [
+                (f"evaluations.{name}.max_tokens", model, evaluation.max_tokens)
+                for model in evaluation.models
+            ]
+        for where, model, tokens in asked:
+            serve = getattr(self.models.get(model), "serve", None)
+            longest = serve.max_model_len if serve else None
+            if longest is not None and tokens >= longest:
+                raise ValueError(
+                    f"{where}.max_tokens: value {tokens}; expected less than models.{model}.serve."
+                    f"max_model_len {longest}, which holds the prompt too"
+                )
+        return self
+
     def _references(self) -> list[tuple[str, str, dict[str, Any]]]:
         models: dict[str, Any] = dict(self.models)
         judges: dict[str, Any] = dict(self.judges)
@@ -300,6 +329,13 @@ class RunConfig(Section):
             assert self.train is not None
             return self.thinking(self.train.base)
         return found.thinking
+
+    def prices(self, model: str) -> tuple[float, float]:
+        """Return USD per million prompt and completion tokens: 0 for a model that this run serves."""
+        found = self.models[model]
+        if not isinstance(found, EndpointModel):
+            return 0.0, 0.0
+        return found.usd_per_million_prompt_tokens, found.usd_per_million_completion_tokens
 
     def dtype(self, model: str) -> str:
         """Return the number format in which a model of this run is served."""

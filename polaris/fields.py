@@ -72,4 +72,6 @@ def without_credentials(url: str | None) -> str | None:
     _, remote, rest = (url or "").partition("://")
     if remote and "@" in rest.split("/", 1)[0]:
         raise ValueError("a URL must carry no credentials; give them by environment variables")
+    if remote and "?" in rest:
+        raise ValueError("a URL must carry no query, for it may hold a key; give keys by variables")
     return url

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from polaris.artifact import from_rows, to_rows
+from polaris.chat import CallFailed, ChatAnswer, ChatRequest, Prices, derived_seed
 from polaris.config import EndpointModel, StoryQualityEvaluation
 from polaris.errors import ConfigError, InputError, TransientError
-from polaris.llm import Breaker, CallFailed, ChatAnswer, ChatClient, ChatRequest, derived_seed, each
+from polaris.llm import STOP_GRACE_S, Breaker, ChatClient, each
 from polaris.reward.composite import split_thinking
 from polaris.runtime import get_logger, progress
 from polaris.stage import StageContext
@@ -26,8 +27,8 @@ ATTEMPTS = 6
 BASE_TIMEOUT_S = 600.0
 SLOWEST_TOKENS_PER_S = 4.0
 """A story's deadline is `BASE_TIMEOUT_S` and its `max_tokens` at this speed."""
-STOP_GRACE_S = 15.0
-"""How long stories under way may go on after SIGTERM; Kubernetes kills after 30 s."""
+REFUSED = "refused"
+"""Finish reason of a row whose story the endpoint's content rules stopped: an answer, and an empty one."""
 
 Row = dict[str, Any]
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -105,7 +106,7 @@ def _short(value: object) -> str:
 
 
 def run(context: StageContext) -> None:
-    """Let the instance's model write the evaluation's stories.
+    """Let the instance's model write the evaluation's stories; a refusal is a row with an empty one.
 
     Raises InputError for a bad prompts file, TransientError naming the first story that could not be had
     (the others are kept), ConfigError if the endpoint cannot serve what is asked, Stopped on a signal.
@@ -118,11 +119,13 @@ def run(context: StageContext) -> None:
         concurrency=evaluation.concurrency,
         attempts=ATTEMPTS,
         timeout_s=BASE_TIMEOUT_S + evaluation.max_tokens / SLOWEST_TOKENS_PER_S,
+        prices=Prices(*context.config.prices(name)),
     )
     rows = asyncio.run(_write_all(context, client, evaluation, prompts))
     context.counts |= {
         "stories": len(rows),
         "truncated": sum(row["truncated"] for row in rows),
+        "refused": sum(row["finish_reason"] == REFUSED for row in rows),
         "without_story": sum(not row["story"] for row in rows),
         "words": sum(row["words"] for row in rows),
         "retries": client.usage.retries,
@@ -196,10 +199,14 @@ async def _write_one(
     try:
         answer = await client.complete(request, repeat=sample)
     except CallFailed as failed:
-        outcome.failed[f"{prompt.id}, sample {sample}"] = failed
-        outcome.breaker.note(unavailable=failed.unavailable)
-        log.warning("story_failed", id=prompt.id, sample=sample, reason=failed.reason)
-        return None
+        refused = failed.kind == "refused"
+        told = "story_refused" if refused else "story_failed"
+        log.warning(told, id=prompt.id, sample=sample, reason=failed.reason)
+        if not refused:
+            outcome.failed[f"{prompt.id}, sample {sample}"] = failed
+            outcome.breaker.note(unavailable=failed.unavailable)
+            return None
+        answer = ChatAnswer("", REFUSED, prompt_tokens=0, completion_tokens=0)
     outcome.breaker.note(unavailable=False)
     row = _row(client.endpoint.identity, prompt, sample, answer, story_of(answer, thinking=thinking))
     await asyncio.to_thread(context.progress.put, _piece(prompt.id, sample), from_rows([row]))

@@ -61,7 +61,8 @@ def _hash(setting: str, path: Path) -> str:
             return sha256_file(path)
         if not path.is_dir():
             raise ConfigError(f"{setting}: '{path}' does not exist; give a file or folder that does")
-        files = sorted(file for file in path.rglob("*") if file.is_file())
+        # Hidden files are a download tool's notes or an editor's, never a model's.
+        files = sorted(file for file in path.rglob("*") if file.is_file() and not _hidden(file, path))
         listing = "".join(f"{sha256_file(file)}  {file.relative_to(path).as_posix()}\n" for file in files)
         return hashlib.sha256(os.fsencode(listing)).hexdigest()
     except OSError as error:
@@ -81,6 +82,10 @@ def _contents(section: BaseModel, prefix: str) -> Iterator[tuple[str, Path]]:
             for key, child in children:
                 if isinstance(child, BaseModel):
                     yield from _contents(child, f"{setting}.{key}." if key else f"{setting}.")
+
+
+def _hidden(file: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in file.relative_to(folder).parts)
 
 
 def _hashes(value: Any, contents: Mapping[Path, str]) -> Any:

@@ -27,7 +27,7 @@ class Kind:
 
 KINDS = {
     "data": Kind("polaris.data.stage:run", 1),
-    "train": Kind("polaris.train.stage:run", 1),
+    "train": Kind("polaris.train.stage:run", 2),
     "generate": Kind("polaris.generate:run", 1),
     "judge": Kind("polaris.judge.stage:run", 1),
     "evaluate": Kind("polaris.evaluate.stage:run", 1),

@@ -22,37 +22,23 @@ from polaris.chat import (
     ChatAnswer,
     ChatRequest,
     Endpoint,
-    Message,
     Prices,
     Retry,
     Usage,
     body,
     derived_seed,
-    encodable,
     retryable,
     tokens,
 )
 from polaris.runtime import get_logger
 from polaris.storage import Conflict, NotFound, Store
+from polaris.text import encodable
 
 if TYPE_CHECKING:
     import openai
 
-__all__ = [
-    "Breaker",
-    "Cache",
-    "CallFailed",
-    "ChatAnswer",
-    "ChatClient",
-    "ChatRequest",
-    "Endpoint",
-    "Message",
-    "Prices",
-    "Usage",
-    "cache_key",
-    "derived_seed",
-    "each",
-]
+STOP_GRACE_S = 15.0
+"""How long a stage's calls under way may go on after SIGTERM; Kubernetes kills after 30 s."""
 
 T = TypeVar("T")
 Sleep = Callable[[float], Awaitable[None]]
@@ -103,7 +89,7 @@ class Cache:
             return None
         except (ValueError, KeyError, TypeError) as error:
             log.warning("cache_entry_unreadable", key=self._name(key), error=type(error).__name__)
-            self._store.delete([self._name(key)])
+            self.delete(key)
             return None
 
     def put(self, key: str, answer: ChatAnswer) -> ChatAnswer:
@@ -121,6 +107,10 @@ class Cache:
         except Conflict:
             return self.get(key) or answer
         return answer
+
+    def delete(self, key: str) -> None:
+        """Forget an answer; a missing one is no error."""
+        self._store.delete([self._name(key)])
 
     def _name(self, key: str) -> str:
         return f"{self._prefix}{key[:2]}/{key}.json"
@@ -144,12 +134,14 @@ class ChatClient:
         prices: Prices | None = None,
         backoff_s: float = 1.0,
         longest_wait_s: float = 60.0,
+        longest_retry_after_s: float = 600.0,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
         """Set up, without a connection yet.
 
         `timeout_s` bounds one attempt as a whole; attempt k waits up to `backoff_s · 2^(k−1)` seconds,
-        `longest_wait_s` at most, before the next, also where the endpoint's Retry-After asks for more.
+        `longest_wait_s` at most, before the next. What the endpoint's Retry-After asks for,
+        `longest_retry_after_s` at most, is waited for first.
         """
         self.endpoint = endpoint
         self.usage = Usage()
@@ -160,6 +152,7 @@ class ChatClient:
         self._prices = prices or Prices()
         self._backoff_s = backoff_s
         self._longest_wait_s = longest_wait_s
+        self._longest_retry_after_s = longest_retry_after_s
         self._sleep = sleep
         self._random = random.Random()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -203,6 +196,11 @@ class ChatClient:
                 return kept
             answer = await self._ask(request, key)
             return await asyncio.to_thread(self._cache.put, key, answer)
+
+    async def forget(self, request: ChatRequest, *, repeat: int = 0) -> None:
+        """Take the request's answer out of the cache, so that asking again asks the endpoint."""
+        if self._cache is not None:
+            await asyncio.to_thread(self._cache.delete, cache_key(self.endpoint.identity, request, repeat))
 
     async def stream(
         self, request: ChatRequest, *, on_end: Callable[[str], None] | None = None
@@ -268,10 +266,7 @@ class ChatClient:
     def _wait_s(self, attempt: int, retry_after_s: float | None) -> float:
         """Full jitter below an exponential bound; on top of Retry-After where one was given."""
         bound = min(self._longest_wait_s, self._backoff_s * 2.0 ** (attempt - 1))
-        wait_s = self._random.uniform(0, bound)
-        if retry_after_s is not None:
-            wait_s += retry_after_s
-        return min(wait_s, self._longest_wait_s)
+        return self._random.uniform(0, bound) + min(retry_after_s or 0.0, self._longest_retry_after_s)
 
     async def _attempt(self, request: ChatRequest, key: str) -> ChatAnswer:
         assert self._client is not None

@@ -120,7 +120,6 @@ class _Unfolding:
         identity = {
             "bootstrap": settings.bootstrap,
             "baseline": settings.baseline,
-            "reward": identity_of(self.config.reward, self.contents),
             "training_judge": self._model(self.config.judges[self.config.train.judge].model)[0]
             if self.config.train
             else None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from polaris.fields import Identity, Name, Operational, Section
 
@@ -56,10 +56,18 @@ class RewardConfig(Section):
     """Smallest tolerance above the target, words."""
     upper_cap: Identity[int] = Field(default=1500, ge=0)
     """Largest tolerance above the target, words."""
-    max_failed_share: Identity[float] = Field(default=0.5, ge=0, le=1)
+    max_failed_share: Operational[float] = Field(default=0.5, ge=0, le=1)
     """Training stops when more than this share of the last judge calls failed."""
-    failed_window: Identity[int] = Field(default=100, ge=1)
+    failed_window: Operational[int] = Field(default=100, ge=1)
     """How many judge calls that share is taken over."""
+
+    @model_validator(mode="after")
+    def _floors_below_caps(self) -> RewardConfig:
+        for side in ("lower", "upper"):
+            floor, cap = getattr(self, f"{side}_floor"), getattr(self, f"{side}_cap")
+            if floor > cap:
+                raise ValueError(f"{side}_floor {floor} is above {side}_cap {cap}; expected at most that")
+        return self
 
 
 class HRIConfig(Section):
@@ -72,7 +80,7 @@ class HRIConfig(Section):
     eps: Identity[float] = Field(default=1e-6, gt=0)
     """Added to a group's standard deviation."""
     reference_advantage_clip: Identity[float | None] = Field(default=10.0, gt=0)
-    """Bound on |A_ref| / w; null is none."""
+    """Bound on |A_ref|; null is none."""
 
 
 class TrainConfig(Section):
@@ -122,10 +130,27 @@ class TrainConfig(Section):
     """vLLM inside the training process, or transformers' own generate."""
     engine_memory: Operational[float] = Field(default=0.3, gt=0, le=1)
     """Share of GPU memory for the colocated engine."""
-    engine_max_difference: Identity[float] = Field(default=0.25, gt=0)
+    engine_max_difference: Operational[float] = Field(default=0.25, gt=0)
     """The run stops when engine and trainer differ by more than this in a fixed text's log-probs.
 
     bfloat16 alone makes 0.1 of difference on a small model, float32 1e-5.
     """
     save_steps: Operational[int] = Field(default=5, ge=1)
     """A checkpoint every so many steps: what a lost machine can cost."""
+
+    @property
+    def rows_per_step(self) -> int:
+        """Rows of one optimiser step."""
+        return self.prompts_per_step * self.group_size
+
+    @model_validator(mode="after")
+    def _rows_divide(self) -> TrainConfig:
+        at_once = self.processes * self.micro_batch
+        if self.rows_per_step % at_once:
+            raise ValueError(
+                f"prompts_per_step {self.prompts_per_step} × group_size {self.group_size} ="
+                f" {self.rows_per_step} rows a step are no multiple of processes {self.processes} ×"
+                f" micro_batch {self.micro_batch} = {at_once}; expected a micro_batch that divides"
+                f" {self.rows_per_step} / {self.processes}"
+            )
+        return self

@@ -37,6 +37,11 @@ class Run:
     plan: Plan
     store: Store
 
+    @property
+    def work_folder(self) -> Path:
+        """Scratch space on this machine: stages' folders, fetched models, logs."""
+        return self.config.execute.work_dir / self.config.run
+
     def prefix(self, name: str) -> str:
         """Return the key prefix of an instance's artifact."""
         return artifact_prefix(self.config.run, name, self.plan.instances[name].digest)
@@ -86,7 +91,7 @@ class Run:
     def checkpoint_folder(self, name: str) -> Path:
         """Return the local folder of a model that this run serves; a trained one may still have to come."""
         if isinstance(self.config.models[name], TrainedModel):
-            return self.config.execute.work_dir / "models" / self.plan.instances["train"].digest
+            return self.work_folder / "models" / self.plan.instances["train"].digest
         return self.model_folder(name)
 
     def served_name(self, name: str) -> str:
@@ -149,7 +154,7 @@ class Run:
             if found := _declared_billions(declared):
                 small = f"a small model ({declared})" if found < SMALL_JUDGE_BILLIONS else None
         return (
-            f"The judge '{name}' is {small}: its scores prove the plumbing and mean nothing."
+            f"Judge '{judge}' asks '{name}', {small}: its scores prove the plumbing and mean nothing."
             if small
             else None
         )

@@ -151,6 +151,7 @@ class ProgressBar:
         self.total = total
         self.what = what
         self.done = 0.0
+        self._resumed = 0.0
         self._log = logger or get_logger("progress")
         self._begun = time.monotonic()
         self._logged_at: float | None = None
@@ -184,12 +185,18 @@ class ProgressBar:
             self._bar.stop()
 
     def advance(self, n: float = 1, **figures: Any) -> None:
-        """Count `n` more units done; `figures` are shown beside the bar."""
+        """Count `n` more units done; `figures` are shown beside the bar.
+
+        Units that an earlier attempt did are told by a figure `resumed`.
+        """
         with self._lock:
             self._advance(n, figures)
 
     def _advance(self, n: float, figures: dict[str, Any]) -> None:
         before, self.done = self.done, self.done + n
+        if "resumed" in figures:
+            # What an earlier attempt did tells nothing of this one's speed.
+            self._resumed += n
         if self._bar is not None:
             shown = "  ".join(f"{name} {_brief(value)}" for name, value in figures.items())
             self._bar.update(self._task, completed=self.done, figures=shown)
@@ -198,7 +205,7 @@ class ProgressBar:
         last = before < self.total <= self.done
         if self._logged_at is None or now - self._logged_at >= self.LINE_EVERY_S or last:
             self._logged_at = now
-            rate = self.done / max(now - self._begun, 1e-9)
+            rate = (self.done - self._resumed) / max(now - self._begun, 1e-9)
             left = max(self.total - self.done, 0) / rate if rate else 0.0
             self._log.info(
                 "progress",

@@ -11,6 +11,7 @@ import os
 import sys
 from pathlib import Path
 
+from polaris import cpu_engine
 from polaris.artifact import Artifact
 from polaris.config import CheckpointModel, ServeConfig, TrainedModel
 from polaris.errors import ConfigError, InputError
@@ -35,7 +36,9 @@ def serve(run: Run, name: str, host: str, port: int) -> None:
         raise ConfigError(f"models: '{name}' is no model that this run serves; it has {', '.join(served)}")
     folder = checkpoint(run, name)
     command = server_command(model.serve, folder, name, run.config.dtype(name), host, port)
-    environment = {**os.environ, **server_environment(model.serve, on_cpu=vllm_is_cpu())}
+    environment = {**os.environ, **OFFLINE}
+    if cpu_engine.vllm_is_cpu():
+        environment |= cpu_engine.server_environment(model.serve)
     log.info("serve", model=name, identity=run.identity_of_model(name), engine=model.serve.engine, port=port)
     os.execve(sys.executable, command, environment)
 
@@ -69,34 +72,11 @@ def server_command(
         command += ["--max-model-len", str(settings.max_model_len)]
     if settings.enforce_eager:
         command += ["--enforce-eager"]
-    if vllm_is_cpu():
-        # A seeded request whose prompt is read in chunks kills vLLM's CPU engine ("CPU Generator does
-        # not use offset": it takes back the draw of a chunk, which only GPU generators can).
-        command += ["--no-enable-chunked-prefill"]
+    if cpu_engine.vllm_is_cpu():
+        command += cpu_engine.SERVER_FLAGS
     else:
         command += ["--gpu-memory-utilization", str(settings.gpu_memory_utilization)]
     return [*command, *settings.extra_args]
-
-
-def server_environment(settings: ServeConfig, *, on_cpu: bool) -> dict[str, str]:
-    """Return the server's environment beside the process's own."""
-    environment = dict(OFFLINE)
-    if on_cpu:
-        # Threads that spin at OpenMP's barriers take the cores from the other processes of this machine.
-        environment["OMP_WAIT_POLICY"] = "passive"
-        environment["VLLM_CPU_KVCACHE_SPACE"] = str(settings.kv_cache_gib)
-        if settings.enforce_eager:
-            # Eager mode still compiles the sampler, which needs a C++ compiler at the first request.
-            environment["TORCHDYNAMO_DISABLE"] = "1"
-    return environment
-
-
-def vllm_is_cpu() -> bool:
-    """Tell whether the installed vLLM is a CPU build."""
-    try:
-        return "cpu" in importlib.metadata.version("vllm")
-    except importlib.metadata.PackageNotFoundError:
-        return False
 
 
 def _require(package: str, setting: str) -> None:

@@ -5,6 +5,7 @@ The same program runs as a process on a laptop, as a Job on a cluster and by han
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -137,7 +138,7 @@ def run_stage(path: Path, name: str) -> int:
 def _make(run: Run, instance: Instance, attempt: str, stop: StopFlag) -> Manifest:
     prefix = run.prefix(instance.name)
     inputs = {name: _input(run, name) for name in instance.needs}
-    work = run.config.execute.work_dir / instance.name / instance.digest
+    work = run.work_folder / instance.name / instance.digest
     try:
         work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -218,8 +219,25 @@ def _failed(name: str, code: int, reason: str, status: Status | None) -> int:
 
 def versions() -> dict[str, str]:
     """Return the versions that a manifest records."""
-    found = {"polaris": polaris.__version__, "python": platform.python_version()}
-    for package in ("torch", "transformers", "trl", "vllm", "deepspeed", "openai", "boto3", "numpy"):
+    code = hashlib.sha256()
+    for path in sorted(Path(polaris.__file__).parent.rglob("*.py")):
+        code.update(path.read_bytes())
+    found = {
+        "polaris": polaris.__version__,
+        "polaris_code": f"sha256:{code.hexdigest()[:16]}",
+        "python": platform.python_version(),
+    }
+    for package in (
+        "torch",
+        "transformers",
+        "trl",
+        "vllm",
+        "deepspeed",
+        "openai",
+        "boto3",
+        "numpy",
+        "matplotlib",
+    ):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

@@ -114,6 +114,9 @@ class FileStore:
                     yield chunk
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             raise NotFound(key) from None
+        except PermissionError:
+            what = f"store.url: '{self._path(key)}' may not be read by this user"
+            raise ConfigError(f"{what}; change its mode or owner") from None
 
     def put(self, key: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:
         """Write a small object."""

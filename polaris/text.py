@@ -2,6 +2,8 @@
 
 Data, reward, judge and evaluation all read these, so that a "word" and a "target" are one thing
 everywhere. Source: the recipe's *words* and *length_penalty* definitions (arXiv 2606.04095, code).
+What every reader of a model's text must agree on is here too: where its thoughts end, and which
+characters can be sent and written.
 """
 
 from __future__ import annotations
@@ -12,9 +14,21 @@ import re
 WORD_COUNTER = "unescaped-w+"
 """The counter's name, recorded beside every figure made with it."""
 
+THINK_END = "</think>"
+"""What ends a reasoning model's thoughts; the story follows."""
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+"""What stands for a character that cannot be sent (NUL, half a surrogate pair)."""
+
 _WORD = re.compile(r"\w+")
 _LENGTH = re.compile(r"(\d{1,3}(?:,\d{3})+|\d+)\s+words\s+long", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"[.!?]+[\"'”’)\]]*(?=\s|$)|\n")
+
+
+def encodable(text: str) -> str:
+    """Return the text with NULs and lone surrogates as U+FFFD, and halves of a pair made whole."""
+    whole = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return whole.replace("\0", REPLACEMENT)
 
 
 def count_words(text: str) -> int:

@@ -118,10 +118,12 @@ def check_platform() -> None:
         reasons.append(f"this is Python {platform.python_version()}, it needs {low} to {high}")
     if reasons:
         raise SetupError(
-            f"vLLM's CPU build cannot be installed here: {'; '.join(reasons)}. Two ways on: run `make` in the"
-            " Linux container; or install the rest yourself (pip install -e '.[report,train]'), set"
-            " `serve.engine: transformers` for the policy (it knows no structured output) and let an external"
-            " judge score: a model with an `endpoint`, named in `judges`"
+            f"vLLM's CPU build cannot be installed here: {'; '.join(reasons)}. Two ways on: the Linux"
+            ' container (docker run --rm -it -v "$PWD":/polaris -w /polaris python:3.12-slim-bookworm sh -c'
+            " 'apt-get update && apt-get install -y make git && make demo'); or without vLLM: pip install -e"
+            " '.[report,train]', set `serve.engine: transformers` for the models and"
+            " `train.rollout_engine: transformers`, and, since that server knows no structured output, let an"
+            " external judge score: a model of kind `endpoint`, named under `judges`"
         )
 
 

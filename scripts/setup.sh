@@ -10,7 +10,7 @@ suitable() {
     command -v "$1" >/dev/null 2>&1 && "$1" -I -c '
 import os, sys
 home = os.path.realpath(sys.base_prefix) + "/"
-sys.exit(not (sys.version_info >= (3, 11) and (os.getuid() or not home.startswith("/root/"))))' 2>/dev/null
+sys.exit(not ((3, 11) <= sys.version_info[:2] <= (3, 14) and (os.getuid() or not home.startswith("/root/"))))' 2>/dev/null
 }
 
 choose() {

@@ -38,7 +38,15 @@ def write_config(folder: Path, model: Path, **changed: Any) -> Path:
             "trained": {"kind": "trained", "serve": serve},
         },
         "data": {"books": ["anthology.epub"], "prompts": "prompts.jsonl", "min_words": 200, "max_words": 650},
-        "judges": {"tiny": {"model": "base", "form": "compact", "temperature": 1.0, "max_tokens": 600}},
+        "judges": {
+            "tiny": {
+                "model": "base",
+                "form": "compact",
+                "temperature": 1.0,
+                "max_tokens": 600,
+                "concurrency": 1,
+            }
+        },
         "reward": {"min_words": 1, "min_target": 5, "lower_floor": 20, "upper_floor": 40},
         "train": {
             "base": "base",
@@ -146,7 +154,8 @@ class Killer:
         """Return the pieces that are saved now: complete checkpoints, rows and judge answers."""
         run = f"runs/{self._loaded.run}/"
         found = [*self._store.list(run), *self._store.list("cache/judge/")]
-        return {info.key: info.etag for info in found if "/progress/" in info.key or "cache/" in info.key}
+        kept = ("/progress/", "cache/", "MANIFEST.json")
+        return {info.key: info.etag for info in found if any(part in info.key for part in kept)}
 
     def _watch(self) -> None:
         waiting = list(self.instances)
@@ -158,13 +167,18 @@ class Killer:
                     waiting.remove(name)
 
     def _has_piece(self, name: str) -> bool:
-        logs = self._loaded.execute.work_dir / "logs" / name
+        logs = self._loaded.execute.work_dir / self._loaded.run / "logs" / name
         kind = name.partition(".")[0]
         # Evaluate and report have no pieces: they are killed as soon as they have begun.
         told = {"train": "checkpoint_uploaded", "evaluate": '"begin"', "report": '"begin"'}.get(
             kind, '"event": "progress"'
         )
-        return any(told in path.read_text(errors="replace") for path in logs.glob("*.log"))
+        nothing_yet = '"done": 0,'
+        return any(
+            told in line and nothing_yet not in line
+            for path in logs.glob("*.log")
+            for line in path.read_text(errors="replace").splitlines()
+        )
 
 
 def wait_for(condition: Any, seconds: float = 60) -> None:

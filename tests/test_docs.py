@@ -7,6 +7,9 @@ import os
 import re
 from pathlib import Path
 
+from polaris.load import load
+from polaris.run import open_run
+
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- map: begin -->", "<!-- map: end -->"
 
@@ -48,3 +51,15 @@ def test_commands_of_the_readme_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"^make (\w+)", text, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"make {target}"
+
+
+def test_the_readme_configuration_is_valid(tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    [found] = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    path = tmp_path / "my.yaml"
+    path.write_text(found, encoding="utf-8")
+    config = load(path, {})
+    assert config.train is not None and config.train.rows_per_step == 48
+    for name in ("anthology.epub", "prompts.jsonl", "heldout.jsonl"):
+        (tmp_path / name).touch()
+    assert "train" in open_run(path).plan.instances

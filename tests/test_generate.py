@@ -13,9 +13,9 @@ from fake_endpoint import Reply, error, fake_endpoint
 
 from polaris import generate
 from polaris.artifact import to_rows
+from polaris.chat import ChatAnswer
 from polaris.errors import ConfigError, InputError, Stopped, TransientError
 from polaris.generate import read_prompts, run, story_of
-from polaris.llm import ChatAnswer
 from polaris.stage import StageContext
 
 NAME = "generate.writer.quality"
@@ -100,6 +100,38 @@ def test_a_completion_without_a_story_is_a_row_without_one(tmp_path):
         run(context)
     assert [(row["story"], row["words"], row["truncated"]) for row in stories(context)] == [("", 0, True)] * 2
     assert context.counts["without_story"] == 2
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        Reply("Half a s", finish_reason="content_filter"),
+        Reply("", message={"refusal": "I will not."}),
+        error(400, "stopped by the rules", code="content_policy_violation"),
+    ],
+    ids=["filtered", "refused", "request"],
+)
+def test_a_refused_story_is_an_empty_one_and_no_outage(tmp_path, refusal):
+    with fake_endpoint(lambda request, _: refusal if "hen" in asked_of(request) else Reply("F.")) as server:
+        context = context_of(tmp_path, server.url)
+        run(context)
+        asked = len(server.requests)
+        run(context_of(tmp_path, server.url))
+        assert len(server.requests) == asked
+    found = [(row["id"], row["story"], row["finish_reason"], row["truncated"]) for row in stories(context)]
+    assert found == [("a", "F.", "stop", False), ("b", "", "refused", False)]
+    counts = context.counts
+    assert (counts["refused"], counts["without_story"], counts["truncated"]) == (1, 1, 0)
+
+
+def test_stories_cost_what_their_models_price_says(tmp_path):
+    with fake_endpoint(lambda *_: Reply("A fox.")) as server:
+        config = settings(tmp_path, server.url)
+        price = {"usd_per_million_prompt_tokens": 1e6, "usd_per_million_completion_tokens": 2e6}
+        config["models"]["writer"] |= price
+        context = make_context(tmp_path, config, NAME)
+        run(context)
+    assert context.cost["usd"] == 2 * (10 + 2 * 5)
 
 
 def test_a_failed_story_is_transient_and_the_others_are_kept(tmp_path, monkeypatch):

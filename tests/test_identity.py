@@ -374,7 +374,7 @@ def _others(value: Any, annotation: Any) -> list[Any]:
         return [value / "other"]
     if isinstance(value, tuple):
         return [(*value, "x")]
-    kinds = {int: [100], float: [0.5], str: ["x", "http://x", "x/y@1"]}
+    kinds = {int: [100, 1_000_000], float: [0.5], str: ["x", "http://x", "x/y@1"]}
     return [other for kind in _types(annotation) for other in kinds.get(kind, [])]
 
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1] / "polaris"
 FILES = sorted(ROOT.rglob("*.py"))
 
 CORE = {"errors", "text", "config", "load", "identity", "kinds", "plan", "runtime", "storage", "artifact"}
-CORE |= {"fields", "recipe", "chat", "llm", "run", "stage"}
+CORE |= {"fields", "recipe", "chat", "llm", "run", "stage", "cpu_engine"}
 USES: dict[str, set[str]] = {
     "data": set(),
     "reward": {"judge"},

@@ -108,7 +108,7 @@ def test_killed_stages_went_on_from_what_they_had(finished: Finished, keys: None
         }
         assert len(attempts) == 2, f"{name} took {len(attempts)} attempts"
         assert f"✗ {name} killed by signal 9" in finished.said + finished.said_by_second
-    logs = finished.run.config.execute.work_dir / "logs" / "train"
+    logs = finished.run.work_folder / "logs" / "train"
     assert '"event": "resume"' in sorted(logs.glob("*.log"))[-1].read_text()
 
 

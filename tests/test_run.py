@@ -37,7 +37,7 @@ def test_transformers_knows_a_served_model_by_its_folder(demo: Path, monkeypatch
     monkeypatch.setenv("POLARIS__MODELS__TRAINED__SERVE__ENGINE", "transformers")
     run = open_run(demo)
     assert run.served_name("base") == "base"
-    folder = run.config.execute.work_dir / "models" / run.plan.instances["train"].digest
+    folder = run.work_folder / "models" / run.plan.instances["train"].digest
     assert run.endpoint("trained", {"trained": "http://127.0.0.1:1/v1"}).model == str(folder)
     with pytest.raises(ConfigError, match="no endpoint of this model is up"):
         run.endpoint("trained", {})

@@ -273,3 +273,16 @@ def test_the_made_model_ends_a_turn_as_its_chat_template_does():
     assert json.loads((folder / "config.json").read_text())["tie_word_embeddings"] is False
     assert all(path.stat().st_mode & 0o777 == 0o644 for path in folder.iterdir())
     assert not any(str(ROOT).encode() in path.read_bytes() for path in folder.glob("*.json"))
+
+
+def test_the_installed_command_ends_as_documented(tmp_path):
+    """The console script, not only `python -m polaris`: a user error is a line and its exit code."""
+    command = ROOT / ".venv" / "bin" / "polaris"
+    if not command.is_file():
+        pytest.skip("no .venv here: `make test` makes it")
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text("run: x\nsede: 1\n")
+    done = subprocess.run([command, "config", "check", wrong], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert f"error: {wrong}:2: sede: " in done.stderr and "did you mean 'seed'?" in done.stderr

@@ -68,7 +68,7 @@ def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
 ) -> None:
     """Remove attempts that no manifest names and the progress of finished stages."""
-    from polaris.execute.garbage import collect
+    from polaris.execute.garbage import clear_scratch, collect
     from polaris.execute.lease import Lease
     from polaris.run import open_run
     from polaris.runtime import StopFlag, configure_logging
@@ -81,5 +81,6 @@ def gc(
         found = collect(run.store, run.config.run, abandon=abandon)
         if not dry_run:
             run.store.delete([info.key for info in found])
+            clear_scratch(run, abandon=abandon)
     size = sum(info.size for info in found)
     print(f"{'would remove' if dry_run else 'removed'} {len(found)} objects, {size / 2**20:,.1f} MiB")

@@ -104,8 +104,8 @@ class Live:
         now = time.monotonic()
         if done >= total or now - self._shown.get(name, -self.LINE_EVERY_S) >= self.LINE_EVERY_S:
             self._shown[name] = now
-            left = _clock(float(event.get("seconds_left", 0)))
-            self._say("cyan", "…", name, f"{what} {figures}, about {left} left")
+            left = f", about {_clock(float(event.get('seconds_left', 0)))} left" if 0 < done < total else ""
+            self._say("cyan", "…", name, f"{what} {figures}{left}")
 
     def _events(self, name: str, path: Path) -> list[dict[str, Any]]:
         file = self._files.get(name)

@@ -9,6 +9,8 @@ import typer
 
 from polaris.cli.options import ConfigFile
 
+_DEFAULTS = (Path("polaris.yaml"), Path("examples/demo/demo.yaml"))
+
 
 def register(app: typer.Typer) -> None:
     """Add this file's commands."""
@@ -21,11 +23,21 @@ def write(
     words: Annotated[int, typer.Option(min=1, help="The story's length in words.")] = 800,
     model: Annotated[
         str | None,
-        typer.Option(metavar="NAME|URL", help="A model of the run (default: the trained one), or a URL."),
+        typer.Option(
+            metavar="NAME|URL[#MODEL]",
+            help="A model of the run (default: the trained one), or an endpoint's base URL, up to and with"
+            " /v1 and with its name of the model behind a # (default: the first model that it lists).",
+        ),
     ] = None,
     config: Annotated[
-        Path, typer.Option("--config", "-c", envvar="POLARIS_CONFIG", help="The run's YAML file.")
-    ] = Path("polaris.yaml"),
+        Path | None,
+        typer.Option(
+            "--config",
+            "-c",
+            envvar="POLARIS_CONFIG",
+            help="The run's YAML file (default: polaris.yaml here, else the demo's).",
+        ),
+    ] = None,
     temperature: Annotated[float, typer.Option(min=0, max=2, help="Softmax temperature.")] = 0.8,
 ) -> None:
     """Stream one story to the terminal; a run's own model is served for as long as it takes.
@@ -36,7 +48,8 @@ def write(
     from polaris.runtime import configure_logging
 
     configure_logging()
-    write_story(prompt, words=words, model=model, config=config, temperature=temperature)
+    chosen = config or next((path for path in _DEFAULTS if path.is_file()), _DEFAULTS[0])
+    write_story(prompt, words=words, model=model, config=chosen, temperature=temperature)
 
 
 def serve(

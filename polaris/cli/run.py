@@ -27,6 +27,7 @@ def run(config: ConfigFile, only: Only = [], verbose: Verbose = False) -> None: 
     """
     from polaris.cli.live import Live
     from polaris.cli.summary import print_summary
+    from polaris.errors import Stopped
     from polaris.execute.lease import Lease
     from polaris.execute.local import LocalExecutor
     from polaris.execute.loop import carry_out
@@ -41,21 +42,25 @@ def run(config: ConfigFile, only: Only = [], verbose: Verbose = False) -> None: 
     if all(opened.manifest(name) for name in opened.plan.instances if name in selected):
         print_summary(opened, selected, {})
         return
-    with Lease(opened.store, opened.config.run, stop) as lease:
-        executor = LocalExecutor(opened)
-        try:
-            with Live(opened, executor) as live:
-                outcome = carry_out(
-                    opened,
-                    executor,
-                    selected,
-                    stop,
-                    on_change=live.change,
-                    on_poll=live.poll,
-                    is_ours=lambda: not lease.lost,
-                )
-        finally:
-            executor.close()
+    try:
+        with Lease(opened.store, opened.config.run, stop) as lease:
+            executor = LocalExecutor(opened)
+            try:
+                with Live(opened, executor) as live:
+                    outcome = carry_out(
+                        opened,
+                        executor,
+                        selected,
+                        stop,
+                        on_change=live.change,
+                        on_poll=live.poll,
+                        is_ours=lambda: not lease.lost,
+                    )
+            finally:
+                executor.close()
+    except Stopped:
+        print_summary(opened, selected, {})
+        raise
     print_summary(opened, selected, outcome.reasons)
     raise typer.Exit(outcome.code)
 

@@ -3,35 +3,41 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from json import loads
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from rich.console import Console
 
-from polaris.chat import ChatRequest, Endpoint
+from polaris.chat import CallFailed, ChatRequest, Endpoint
 from polaris.config import CheckpointModel, RunConfig, TrainedModel
 from polaris.errors import ConfigError, InputError, TransientError
 from polaris.llm import ChatClient
 from polaris.recipe import Sampling
 from polaris.run import Run, open_run
-from polaris.text import count_words, length_sentence
+from polaris.text import THINK_END, count_words, length_sentence
 
 THOUGHT_TOKENS = 8192
-END_OF_THOUGHT = "</think>"
+KEY = "OPENAI_API_KEY"
+HERE = ("localhost", "127.0.0.1", "::1")
+"""Hosts to which a key may go unencrypted."""
+FIX = {"too long": "ask for fewer words", "refused": "ask for something else"}
+"""Kind of a call's failure → what to do, where that is not to try again."""
 
 
 def write_story(prompt: str, *, words: int, model: str | None, config: Path, temperature: float) -> None:
     """Write one story of about `words` words; the text goes to stdout as it comes.
 
-    Raises ConfigError for an unknown model, InputError for one that is not trained yet, TransientError
-    for an endpoint that does not answer.
+    Raises ConfigError for an unknown model or no URL, InputError for a model that is not trained yet,
+    TransientError for an endpoint that gives no whole story.
     """
     asked = f"{prompt.strip()} {length_sentence(words)}"
     begun = time.monotonic()
@@ -50,15 +56,22 @@ def write_story(prompt: str, *, words: int, model: str | None, config: Path, tem
         story, reason = asyncio.run(_stream(endpoint, request))
     cut = ", cut at the token limit" if reason == "length" else ""
     note = f"{count_words(story):,} words (asked for {words:,}){cut}, {time.monotonic() - begun:.0f} s"
-    Console(stderr=True, highlight=False).print(f"\n[dim]{note}[/]")
+    _note(f"\n{note}")
 
 
 async def _stream(endpoint: Endpoint, request: ChatRequest) -> tuple[str, str]:
     reasons: list[str] = []
     told = _Splitter(thinking=endpoint.thinking)
-    async with ChatClient(endpoint) as client:
-        async for piece in client.stream(request, on_end=reasons.append):
-            told.hear(piece)
+    try:
+        async with ChatClient(endpoint) as client:
+            async for piece in client.stream(request, on_end=reasons.append):
+                told.hear(piece)
+    except CallFailed as failed:
+        told.break_off()
+        fix = FIX.get(failed.kind, "try again")
+        raise TransientError(
+            f"{endpoint.setting}: no whole story from {endpoint.url}: {failed.reason}; {fix}"
+        ) from None
     told.end()
     return told.story, "".join(reasons)
 
@@ -74,10 +87,10 @@ class _Splitter:
     def hear(self, piece: str) -> None:
         if self.thinking:
             self._waiting += piece
-            thought, ended, rest = self._waiting.partition(END_OF_THOUGHT)
+            thought, ended, rest = self._waiting.partition(THINK_END)
             if not ended:
                 # What may be the beginning of the end mark waits for the next piece.
-                kept = len(END_OF_THOUGHT) - 1
+                kept = len(THINK_END) - 1
                 thought, self._waiting = self._waiting[:-kept], self._waiting[-kept:]
                 _print(thought, sys.stderr)
                 return
@@ -88,6 +101,13 @@ class _Splitter:
             piece = piece.lstrip()
         self.story += piece
         _print(piece, sys.stdout)
+
+    def break_off(self) -> None:
+        """End the line, so that what follows on the terminal begins one."""
+        if self.thinking and self._waiting:
+            _print(f"{self._waiting}\n", sys.stderr)
+        if self.story:
+            _print("\n", sys.stdout)
 
     def end(self) -> None:
         if self.thinking:
@@ -149,18 +169,42 @@ def _default(config: RunConfig) -> str:
     return (trained or list(config.models))[0]
 
 
-def _outside(url: str) -> Endpoint:
-    """Return the endpoint at a URL; its model is the first one that it lists."""
-    import os
+def _outside(address: str) -> Endpoint:
+    """Return the endpoint at `URL` or `URL#NAME`; without a name its model is the first one that it lists."""
+    url, _, name = address.partition("#")
+    key = key_for(url)
+    if not name:
+        name = _first_model(url, key)
+        _note(f"model {name}")
+    return Endpoint(url, name, name, key, setting="--model", api_key_env=KEY)
 
-    key = os.environ.get("OPENAI_API_KEY", "none")
-    request = urllib.request.Request(f"{url.rstrip('/')}/models", headers={"Authorization": f"Bearer {key}"})
+
+def key_for(url: str) -> str:
+    """Return the environment's key, or `none`: no key goes unencrypted to another machine."""
+    key = os.environ.get(KEY) or "none"
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise ConfigError(f"--model: '{url}' is no URL ({error}); give http(s)://HOST[:PORT]/v1") from None
+    if key == "none" or parts.scheme == "https" or parts.hostname in HERE:
+        return key
+    _note(f"{KEY} is not sent to {parts.hostname} over plain http")
+    return "none"
+
+
+def _first_model(url: str, key: str) -> str:
+    request = urllib.request.Request(f"{url.rstrip('/')}/models")
+    # A redirection must not take the key along to another host.
+    request.add_unredirected_header("Authorization", f"Bearer {key}")
     try:
         with urllib.request.urlopen(request, timeout=30) as answer:
-            name = str(loads(answer.read())["data"][0]["id"])
-    except (urllib.error.URLError, OSError, ValueError, LookupError) as error:
+            return str(loads(answer.read())["data"][0]["id"])
+    except (OSError, HTTPException, ValueError, LookupError, TypeError) as error:
         raise TransientError(
-            f"--model: '{url}' lists no model ({error}); give the base URL up to and with /v1, and export"
-            " OPENAI_API_KEY if it wants a key"
+            f"--model: '{url}' lists no model ({error}); give the base URL up to and with /v1, as URL#NAME if"
+            f" it lists none, and export {KEY} if it wants a key"
         ) from None
-    return Endpoint(url, name, name, key, setting="--model", api_key_env="OPENAI_API_KEY")
+
+
+def _note(text: str) -> None:
+    Console(stderr=True, highlight=False, markup=False).print(text, style="dim", soft_wrap=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import defaultdict
 
 from polaris.artifact import MANIFEST, artifact_prefix, find_manifest
+from polaris.run import Run
 from polaris.storage import ObjectInfo, Store
 
 
@@ -41,3 +43,12 @@ def collect(store: Store, run: str, *, abandon: bool) -> list[ObjectInfo]:
             if gone:
                 found.append(info)
     return found
+
+
+def clear_scratch(run: Run, *, abandon: bool) -> None:
+    """Remove the scratch folders on this machine of finished instances; of all with `abandon`."""
+    for name in run.plan.instances:
+        for folder in (run.work_folder / name).glob("*"):
+            finished = find_manifest(run.store, artifact_prefix(run.config.run, name, folder.name))
+            if finished or abandon:
+                shutil.rmtree(folder, ignore_errors=True)

@@ -23,6 +23,8 @@ from polaris.storage import Conflict, NotFound, Store
 log = get_logger("lease")
 
 TTL_S = 30.0
+SHOWN_TTLS = 4
+"""A lease not renewed for so many times to live belongs to a machine that is gone."""
 
 
 class Lease:
@@ -115,9 +117,11 @@ def lease_key(run: str) -> str:
 
 
 def is_held(store: Store, run: str) -> bool:
-    """Tell whether somebody seems to be carrying the run out."""
-    key = lease_key(run)
-    return store.head(key) is not None and not is_abandoned(store, key)
+    """Tell whether somebody seems to be carrying the run out; for people, so clocks may be trusted."""
+    holder = _read(store, lease_key(run))
+    if not holder or is_abandoned(store, lease_key(run)):
+        return False
+    return time.time() - float(holder.get("renewed", 0)) < SHOWN_TTLS * TTL_S
 
 
 def is_abandoned(store: Store, key: str) -> bool:
@@ -142,6 +146,7 @@ def _mine() -> bytes:
         "boot": _boot(),
         "pid": os.getpid(),
         "started": _started(os.getpid()),
+        "renewed": time.time(),
         "nonce": uuid.uuid4().hex,
     }
     return json.dumps(row).encode()

@@ -28,6 +28,7 @@ from polaris.stage import ATTEMPT_ENV, Status
 log = get_logger("local")
 
 TAIL_LINES = 3
+LINE_LENGTH = 300
 _ERROR = re.compile(r"\b[A-Za-z]*(Error|Exception|Killed)\b: |\berror: ")
 STOP_S = 20.0
 """What a process gets between the polite signal and the last one, seconds."""
@@ -148,10 +149,6 @@ class LocalExecutor:
         """Return the services that are up or starting, and whether they answer."""
         return {name: child.ready.is_set() for name, child in self._services.items()}
 
-    def service_logs(self) -> dict[str, Path]:
-        """Return the services' logs."""
-        return {name: child.log_path for name, child in self._services.items()}
-
     def service_url(self, model: str) -> str:
         """Return a running service's base URL."""
         return self._services[model].url
@@ -197,14 +194,30 @@ def telling_lines(path: Path) -> str:
     A server's farewell is long and says nothing; what killed it stands above.
     """
     with path.open(encoding="utf-8", errors="replace") as file:
-        lines = [line.strip() for line in file if line.strip()]
+        lines = [_plain(line.strip()) for line in file if line.strip()]
     errors = [line for line in lines if _ERROR.search(line)]
     return " | ".join((errors or lines)[-TAIL_LINES:])
 
 
+def _plain(line: str) -> str:
+    """Return what a log line of ours says, without its JSON; any other line as it is."""
+    try:
+        event = json.loads(line) if line.startswith("{") else {}
+    except ValueError:
+        event = {}
+    if not event.get("event"):
+        return line[:LINE_LENGTH]
+    told = event.get("traceback") or event.get("reason") or ""
+    return (
+        f"{event['event']}: {str(told).strip().splitlines()[-1]}"[:LINE_LENGTH]
+        if told
+        else str(event["event"])
+    )
+
+
 def log_folder(run: Run, name: str) -> Path:
     """Return the folder of a stage's or service's logs on this machine, one file an attempt."""
-    return run.config.execute.work_dir / "logs" / name
+    return run.work_folder / "logs" / name
 
 
 def _start(arguments: list[str], environment: dict[str, str], path: Path) -> _Child:

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from polaris.artifact import new_attempt
 from polaris.errors import BUG, DONE, FINAL, TRANSIENT, TransientError
 from polaris.execute.local import Ended
 from polaris.plan import Failure, State, is_lost, next_actions
 from polaris.run import Run
 from polaris.runtime import StopFlag, get_logger
+from polaris.stage import Status
 
 log = get_logger("run")
 
@@ -40,9 +42,6 @@ class Executor(Protocol):
     def services(self) -> dict[str, bool]:
         """Return the services and whether they answer."""
 
-    def service_logs(self) -> dict[str, Path]:
-        """Return the services' logs."""
-
     def dead_services(self) -> list[Ended]:
         """Return the services that died since the last call."""
 
@@ -52,10 +51,9 @@ class Executor(Protocol):
 
 @dataclass
 class Outcome:
-    """How a run ended: what is complete, what was already, and what is lost and why."""
+    """How a run ended: what is complete, and what is lost and why."""
 
     complete: set[str] = field(default_factory=set)
-    before: set[str] = field(default_factory=set)
     reasons: dict[str, str] = field(default_factory=dict)
     failures: dict[str, Failure] = field(default_factory=dict)
     lost: list[str] = field(default_factory=list)
@@ -87,7 +85,6 @@ def carry_out(
     is no longer ours to carry out.
     """
     outcome = Outcome(complete={name for name in selected if run.manifest(name)})
-    outcome.before = set(outcome.complete)
     while True:
         if stop.requested:
             _wind_down(executor, stop, on_poll)
@@ -142,6 +139,8 @@ def _collect(
                 and name not in running
                 and outcome.complete.issuperset(instance.needs)
             ):
+                # No process of the stage was there to say so in the store.
+                Status(run.store, run.prefix(name), new_attempt()).write("failed", dead.code, dead.reason)
                 _fail(outcome, name, dead.code, dead.reason, on_change)
 
 

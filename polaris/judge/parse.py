@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from polaris.judge.prompt import encodable
 from polaris.judge.rubric import Form, checked_form, load_rubric
+from polaris.text import encodable
 
 
 class InvalidJudgement(ValueError):

@@ -11,10 +11,7 @@ import hashlib
 import re
 
 from polaris.judge.rubric import Form, load_rubric, render_prompt
-from polaris.text import without_length_sentence
-
-REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-"""What stands for a character that cannot be sent (NUL, half a surrogate pair)."""
+from polaris.text import encodable, without_length_sentence
 
 BREAKER = "\N{WORD JOINER}"
 """What splits a chat template's control token.
@@ -65,12 +62,6 @@ def as_seen(text: str) -> str:
     Role tags and look-alike markup (`<system>`, `### Assistant:`) stay: they are text to judge.
     """
     return _CONTROL_TOKEN.sub(lambda match: match.group() + BREAKER, encodable(text))
-
-
-def encodable(text: str) -> str:
-    """Return the text with NULs and lone surrogates as U+FFFD, and halves of a pair made whole."""
-    whole = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return whole.replace("\0", REPLACEMENT)
 
 
 def fenced(label: str, text: str, *, beside: str = "") -> str:

@@ -9,20 +9,27 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from polaris.chat import estimated_tokens
+from polaris.chat import (
+    CallFailed,
+    ChatAnswer,
+    ChatRequest,
+    Endpoint,
+    Message,
+    Prices,
+    estimated_tokens,
+)
 from polaris.config import JudgeConfig, RunConfig
 from polaris.judge.parse import InvalidJudgement, Judgement, parse_judgement
 from polaris.judge.prompt import as_seen, messages
 from polaris.judge.rubric import json_schema, rubric_identity
-from polaris.llm import Cache, CallFailed, ChatAnswer, ChatClient, ChatRequest, Endpoint, Message, Prices
+from polaris.llm import Cache, ChatClient
 from polaris.recipe import Sampling
 from polaris.runtime import get_logger
 from polaris.storage import Store
+from polaris.text import THINK_END
 
 EMPTY_STORY = "empty story"
 """The reason of a story without a character but white space, which no judge is asked about."""
-
-_THINK_END = "</think>"
 
 log = get_logger("judge")
 
@@ -66,7 +73,8 @@ class Judge:
         """Return the judgement of `story`, written for `prompt`; `repeat` numbers independent ones.
 
         An invalid answer is sent back once with the reason. Every answer of that conversation is cached
-        by its own content, so asking again finds the repaired one without a call.
+        by its own content, so asking again finds the repaired one without a call. A story that stays
+        without a judgement leaves no answer in the cache, unless the endpoint went down in between.
 
         Raises JudgeFailed: the story is empty or longer than `max_story_tokens` (its UTF-8 bytes / 4), the
         call failed, the answer was cut, or it was invalid twice. Other errors are `ChatClient.complete`'s.
@@ -76,23 +84,30 @@ class Judge:
         limit, length = self.config.max_story_tokens, estimated_tokens(story)
         if limit is not None and length > limit:
             raise JudgeFailed(f"story of about {length} tokens is longer than max_story_tokens {limit}")
-        asked = self._messages(prompt, story)
+        messages = self._messages(prompt, story)
+        asked = self._request(messages)
         first = await self._ask(asked, repeat)
         try:
             return Scored(self._parse(first, story), repaired=False, calls=1, cached_calls=int(first.cached))
         except InvalidJudgement as error:
             fault = str(error)
         log.info("repair", judge=self.identity, why=fault)
-        second = await self._ask([*asked, *self._repair(first, fault)], repeat)
+        again = self._request([*messages, *self._repair(first, fault)])
         try:
+            second = await self._ask(again, repeat)
             judgement = self._parse(second, story)
         except InvalidJudgement as error:
+            await self._forget(repeat, asked, again)
             raise JudgeFailed(f"invalid answer, and again after repair: {error}") from None
+        except JudgeFailed as failed:
+            if not failed.unavailable:
+                await self._forget(repeat, asked)
+            raise
         cached = int(first.cached) + int(second.cached)
         return Scored(judgement, repaired=True, calls=2, cached_calls=cached)
 
-    async def _ask(self, asked: list[Message], repeat: int) -> ChatAnswer:
-        request = ChatRequest(
+    def _request(self, asked: list[Message]) -> ChatRequest:
+        return ChatRequest(
             messages=tuple(asked),
             max_tokens=self.config.max_tokens,
             sampling=Sampling(
@@ -104,6 +119,13 @@ class Judge:
             schema=self._schema if self.config.structured == "json_schema" else None,
             thinking=self._thinking,
         )
+
+    async def _forget(self, repeat: int, *requests: ChatRequest) -> None:
+        # A failure that stayed in the cache would be found again for ever.
+        for request in requests:
+            await self.client.forget(request, repeat=repeat)
+
+    async def _ask(self, request: ChatRequest, repeat: int) -> ChatAnswer:
         try:
             answer = await self.client.complete(request, repeat=repeat)
         except CallFailed as error:
@@ -133,7 +155,7 @@ class Judge:
         return parse_judgement(self._spoken(answer), self.config.form, story)
 
     def _spoken(self, answer: ChatAnswer) -> str:
-        return answer.text.rpartition(_THINK_END)[2] if self._thinking else answer.text
+        return answer.text.rpartition(THINK_END)[2] if self._thinking else answer.text
 
 
 def open_judge(config: RunConfig, name: str, endpoint: Endpoint, store: Store, **options: Any) -> Judge:
@@ -148,7 +170,7 @@ def open_judge(config: RunConfig, name: str, endpoint: Endpoint, store: Store, *
         attempts=judge.attempts,
         timeout_s=judge.timeout_s,
         cache=Cache(store),
-        prices=Prices(judge.usd_per_million_prompt_tokens, judge.usd_per_million_completion_tokens),
+        prices=Prices(*config.prices(judge.model)),
         **options,
     )
     return Judge(client, judge, thinking=config.thinking(judge.model))

@@ -13,7 +13,7 @@ from typing import Any
 
 from polaris.errors import TransientError
 from polaris.judge.score import Judge, JudgeFailed, Scored, open_judge
-from polaris.llm import Breaker, each
+from polaris.llm import STOP_GRACE_S, Breaker, each
 from polaris.reward.quality import label, overall
 from polaris.runtime import ProgressBar, get_logger, progress
 from polaris.stage import StageContext
@@ -30,15 +30,17 @@ class _Outcome:
     scores: list[Row] = field(default_factory=list)
     failures: list[Row] = field(default_factory=list)
     repaired: int = 0
-    unavailable: int = 0
+    unavailable: list[str] = field(default_factory=list)
+    """Why the judgements failed that the judge's endpoint is to blame for."""
     breaker: Breaker = field(default_factory=Breaker)
 
 
 def run(context: StageContext) -> None:
     """Judge every story of `generate.MODEL.EVALUATION`, `repeats` times each.
 
-    Raises TransientError if the judge's endpoint is down, ConfigError if it rejects key, model or
-    parameters, Stopped on a signal, after the calls under way.
+    Raises TransientError if the judge's endpoint was down for even one judgement (the others are in the
+    cache), ConfigError if it rejects key, model or parameters, Stopped on a signal, after the calls under
+    way or `STOP_GRACE_S`.
     """
     model, evaluation = context.instance.params["model"], context.instance.params["evaluation"]
     name = context.config.evaluations[evaluation].judge
@@ -78,13 +80,15 @@ async def _judge_all(context: StageContext, judge: Judge, stories: list[Row], ca
                 work,
                 width=judge.config.concurrency,
                 stopped=lambda: context.stop.requested or outcome.breaker.open,
+                grace_s=STOP_GRACE_S,
             )
     context.stop.check()
-    if outcome.breaker.open or (total and outcome.unavailable == total):
+    if outcome.unavailable:
         raise TransientError(
             f"judges.{context.config.evaluations[context.instance.params['evaluation']].judge}:"
-            f" {judge.client.endpoint.url} is unavailable ({outcome.failures[-1]['reason']});"
-            f" {len(outcome.scores)} of {total} judgements are kept, run again when it answers"
+            f" {judge.client.endpoint.url} is unavailable for {len(outcome.unavailable)} of {total}"
+            f" judgements ({outcome.unavailable[-1]}); {len(outcome.scores)} are kept,"
+            " run again when it answers"
         )
     return outcome
 
@@ -101,7 +105,8 @@ async def _judge_one(
         scored = await judge.score(story["prompt"], story["story"], repeat=repeat)
     except JudgeFailed as failed:
         outcome.failures.append(key | {"reason": failed.reason})
-        outcome.unavailable += failed.unavailable
+        if failed.unavailable:
+            outcome.unavailable.append(failed.reason)
         outcome.breaker.note(unavailable=failed.unavailable)
         log.warning("judgement_failed", **key, reason=failed.reason)
     else:

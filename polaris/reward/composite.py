@@ -19,12 +19,10 @@ from polaris.reward.shape import (
     length_reward,
     self_repetition,
 )
-from polaris.text import WORD_COUNTER, count_words
+from polaris.text import THINK_END, WORD_COUNTER, count_words
 
 CLIP = (-2.0, 2.0)
 """Bounds of the reward."""
-
-THINK_END = "</think>"
 
 
 @dataclass(frozen=True)

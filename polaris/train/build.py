@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, PrinterCallback
 from transformers.utils import logging as transformers_logging
 from trl import GRPOConfig
 
+from polaris import cpu_engine
 from polaris.artifact import to_rows
 from polaris.chat import Usage
 from polaris.config import RunConfig
@@ -20,7 +21,7 @@ from polaris.judge.parse import Judgement
 from polaris.judge.score import Judge, open_judge
 from polaris.recipe import TrainConfig
 from polaris.storage import open_store
-from polaris.train import cpu_engine, references
+from polaris.train import references
 from polaris.train.dataset import training_rows
 from polaris.train.job import COUNTS, Job, judge_endpoint
 from polaris.train.reward import JudgeStory, Reward

@@ -26,16 +26,16 @@ def step_of(name: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def newest(names: Iterable[str]) -> str | None:
-    """Return the name with the highest step: 10 is newer than 9, whatever the alphabet says."""
+def ordered(names: Iterable[str]) -> list[str]:
+    """Return the checkpoints by step, oldest first: 10 is newer than 9, whatever the alphabet says."""
     steps = [(step, name) for name in names if (step := step_of(name)) is not None]
-    return max(steps)[1] if steps else None
+    return [name for _, name in sorted(steps)]
 
 
 def surplus(names: Iterable[str], keep: int) -> list[str]:
     """Return the checkpoints to drop so that the `keep` newest remain, oldest first."""
-    steps = sorted((step, name) for name in names if (step := step_of(name)) is not None)
-    return [name for _, name in steps[: max(0, len(steps) - keep)]]
+    found = ordered(names)
+    return found[: max(0, len(found) - keep)]
 
 
 def complete(folder: Path) -> list[Path]:

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from polaris.errors import ConfigError, InputError
-from polaris.reward.composite import THINK_END, split_thinking
+from polaris.reward.composite import split_thinking
+from polaris.text import THINK_END
 
 Messages = Sequence[dict[str, str]]
 _SENTINEL = "polaris"
@@ -26,23 +27,25 @@ def weight(step: int, max_weight: float, warmup_steps: int) -> float:
 
 
 @dataclass(frozen=True)
-class Advantages:
-    """What a batch of groups teaches.
+class _Groups:
+    """Rows by group, (groups, G), and what is said of them.
 
     Attributes:
-        values: (N,) advantages, 0 where nothing can be said.
-        clipped: references whose scaled distance was cut to the clip.
-        failed: references without a reward.
-        starved: groups with fewer than two scored policy rows; all their advantages are 0.
-        level: groups whose policy rewards are all equal; their policy advantages are exactly 0.
+        rewards: NaN for a failed judgement.
+        reference: which rows are references.
+        values: advantages, 0 where nothing can be said.
+        clipped: references whose advantage was cut to the clip.
+        starved: (groups, 1), fewer than two scored policy rows: all advantages are 0.
+        level: (groups, 1), all policy rewards are equal: policy advantages are exactly 0.
 
     """
 
+    rewards: torch.Tensor
+    reference: torch.Tensor
     values: torch.Tensor
-    clipped: int
-    failed: int
-    starved: int
-    level: int
+    clipped: torch.Tensor
+    starved: torch.Tensor
+    level: torch.Tensor
 
 
 def advantages(
@@ -52,14 +55,26 @@ def advantages(
     weight: float,
     eps: float = 1e-6,
     clip: float | None = None,
-) -> Advantages:
-    """Return A_i = (r_i − mean) / (std + eps), and w times that, within ±w·clip, for references.
+) -> torch.Tensor:
+    """Return (N,) A_i = (r_i − mean) / (std + eps), for references w times that, within ±clip.
 
     `rewards` is (N,) with NaN for a failed judgement, `is_reference` (N,) bool; rows of a group are
-    neighbours. Mean and std (ddof 1) are those of the group's scored policy rows. Computed in the order of
-    TRL's own, so that at weight 0 and its eps of 1e-4 both agree to the last bit, level groups aside:
-    there the mean's rounding error over eps would be a large advantage out of nothing.
+    neighbours. Mean and std (ddof 1) are those of the group's scored policy rows; 0 is the advantage of a
+    row without a reward and of every row of a group with fewer than two scored policy rows. Computed in
+    the order of TRL's own, so that at weight 0 and its eps of 1e-4 both agree to the last bit, level groups
+    aside: there the mean's rounding error over eps would be a large advantage out of nothing.
     """
+    return _grouped(rewards, is_reference, group_size, weight, eps, clip).values.view(-1)
+
+
+def _grouped(
+    rewards: torch.Tensor,
+    is_reference: torch.Tensor,
+    group_size: int,
+    weight: float,
+    eps: float,
+    clip: float | None,
+) -> _Groups:
     grouped = rewards.view(-1, group_size)
     reference = is_reference.view(-1, group_size)
     policy = grouped.masked_fill(reference, math.nan)
@@ -74,51 +89,53 @@ def advantages(
     spread = torch.where(level, 0.0, variance.sqrt())
     scaled = (grouped - centre) / (spread + eps)
     starved = scored < 2
-    bounded = scaled if clip is None else scaled.clamp(-clip, clip)
-    values = torch.where(reference, weight * bounded, scaled).masked_fill(starved, 0.0)
-    alive = reference & ~starved
-    return Advantages(
-        values=values.nan_to_num(nan=0.0).view(-1),
-        clipped=int((alive & (bounded != scaled) & ~scaled.isnan()).sum()),
-        failed=int((reference & grouped.isnan()).sum()),
-        starved=int(starved.sum()),
-        level=int((level & ~starved).sum()),
-    )
+    weighted = weight * scaled
+    bounded = weighted if clip is None else weighted.clamp(-clip, clip)
+    values = torch.where(reference, bounded, scaled).masked_fill(starved, 0.0).nan_to_num(nan=0.0)
+    clipped = reference & ~starved & ~weighted.isnan() & (bounded != weighted)
+    return _Groups(grouped, reference, values, clipped, starved, level & ~starved)
 
 
 def figures(
-    rewards: torch.Tensor, is_reference: torch.Tensor, group_size: int, found: Advantages
+    rewards: torch.Tensor,
+    is_reference: torch.Tensor,
+    group_size: int,
+    weight: float,
+    eps: float = 1e-6,
+    clip: float | None = None,
 ) -> dict[str, float]:
-    """Return the `hri/*` figures of a batch: means over its scored references, and counts.
+    """Return the `hri/*` figures of a batch whose `advantages` are those of the same arguments.
 
-    A mean over no reference is NaN. `hri/reference_beats_all` is the share of references whose reward is
-    above that of every scored policy row of their group.
+    Means are over its scored references, NaN if there is none; the rest are counts.
+    `hri/reference_beats_all` is the share of references whose reward is above that of every scored policy
+    row of their group; `hri/clipped` counts references that the clip cut, `hri/starved_groups` groups
+    with fewer than two scored policy rows, `hri/level_groups` groups whose policy rewards are all equal.
     """
-    grouped = rewards.view(-1, group_size)
-    reference = is_reference.view(-1, group_size)
+    found = _grouped(rewards, is_reference, group_size, weight, eps, clip)
+    grouped, reference = found.rewards, found.reference
     gone = reference | grouped.isnan()
     best = grouped.masked_fill(gone, -math.inf).amax(dim=1)
     worst = grouped.masked_fill(gone, math.inf).amin(dim=1)
     mean = grouped.masked_fill(gone, math.nan).nanmean(dim=1)
     own = grouped.masked_fill(~reference, math.nan).nanmean(dim=1)
     told = ~own.isnan() & ~mean.isnan()
-    scored = is_reference & ~rewards.isnan()
+    scored = reference & ~grouped.isnan()
 
     def average(values: torch.Tensor) -> float:
         return float(values.double().mean()) if values.numel() else math.nan
 
     return {
         "hri/references": float(is_reference.sum()),
-        "hri/reference_reward": average(rewards[scored]),
+        "hri/reference_reward": average(grouped[scored]),
         "hri/reference_advantage": average(found.values[scored]),
         "hri/reference_minus_policy_mean": average((own - mean)[told]),
         "hri/reference_minus_policy_best": average((own - best)[told]),
         "hri/reference_minus_policy_worst": average((own - worst)[told]),
         "hri/reference_beats_all": average((own > best)[told]),
-        "hri/reference_failed": float(found.failed),
-        "hri/clipped": float(found.clipped),
-        "hri/starved_groups": float(found.starved),
-        "hri/level_groups": float(found.level),
+        "hri/reference_failed": float((reference & grouped.isnan()).sum()),
+        "hri/clipped": float(found.clipped.sum()),
+        "hri/starved_groups": float(found.starved.sum()),
+        "hri/level_groups": float(found.level.sum()),
     }
 
 

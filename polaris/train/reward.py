@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import Any
 
 from polaris.chat import Usage
-from polaris.errors import ConfigError, GuardError, TransientError
+from polaris.errors import GuardError, TransientError
 from polaris.judge.parse import Judgement
 from polaris.judge.score import JudgeFailed
 from polaris.recipe import RewardConfig
@@ -105,6 +105,8 @@ class Reward:
                 _log_reference(parts, log_metric)
             else:
                 self._log_policy(parts, target_word_count[row], completion_ids[row], log_metric)
+            if judgement is not None and judgement.quote_validity is not None:
+                log_metric("judge/quote_validity", judgement.quote_validity)
         self._log_calls(results, stories, log_metric)
         return rewards
 
@@ -169,23 +171,15 @@ class Reward:
 
 
 def floors_of(config: RewardConfig) -> LengthFloors:
-    """Return the configuration's word limits.
-
-    Raises:
-        ConfigError: a floor is above its cap.
-
-    """
-    try:
-        return LengthFloors(
-            min_words=config.min_words,
-            min_target=config.min_target,
-            lower_floor=config.lower_floor,
-            lower_cap=config.lower_cap,
-            upper_floor=config.upper_floor,
-            upper_cap=config.upper_cap,
-        )
-    except ValueError as error:
-        raise ConfigError(f"reward.{error}") from None
+    """Return the configuration's word limits."""
+    return LengthFloors(
+        min_words=config.min_words,
+        min_target=config.min_target,
+        lower_floor=config.lower_floor,
+        lower_cap=config.lower_cap,
+        upper_floor=config.upper_floor,
+        upper_cap=config.upper_cap,
+    )
 
 
 def _exists(story: str | None) -> bool:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from polaris.errors import ConfigError
 from polaris.recipe import TrainConfig
 
 
@@ -69,21 +68,8 @@ def order(prompts: int, train: TrainConfig, seed: int) -> list[int]:
 
 
 def accumulation(train: TrainConfig) -> int:
-    """Return the micro-batches that one process adds up for a step.
-
-    Raises:
-        ConfigError: the rows of a step do not divide evenly.
-
-    """
-    rows, at_once = train.prompts_per_step * train.group_size, train.processes * train.micro_batch
-    if rows % at_once:
-        raise ConfigError(
-            f"train.prompts_per_step {train.prompts_per_step} × train.group_size {train.group_size} = {rows}"
-            f" rows a step are no multiple of train.processes {train.processes} × train.micro_batch"
-            f" {train.micro_batch} = {at_once} rows at once: set train.micro_batch to a divisor of"
-            f" {rows} / {train.processes}"
-        )
-    return rows // at_once
+    """Return the micro-batches that one process adds up for a step."""
+    return train.rows_per_step // (train.processes * train.micro_batch)
 
 
 def deepspeed(stage: int) -> dict[str, Any]:

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from polaris.artifact import from_rows, to_rows
-from polaris.errors import ConfigError, PolarisError
+from polaris.errors import ConfigError, InputError, PolarisError
 from polaris.recipe import TrainConfig
 from polaris.runtime import get_logger, progress
 from polaris.train import checkpoint
 from polaris.train.job import COUNTS, METRICS, MODEL, Job, judge_environment
+from polaris.train.orphans import end_orphans
 from polaris.train.settings import total_steps
 from polaris.train.supervise import WORKER, Trainer
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from polaris.stage import StageContext
 
 KEEP = 2
-"""Checkpoints that are kept, here and in the store: the newest may turn out unreadable."""
+"""Checkpoints that are kept, here and in the store: where the newest is corrupt, the one before serves."""
 SPENT = "spent.json"
 """Progress piece: what steps cost that were lost with a machine and taken again."""
 
@@ -69,6 +70,7 @@ def run(context: StageContext, *, worker: str = WORKER) -> None:
                 )
             uploads.poll()
 
+        bar.advance(0)
         try:
             trainer.run(context.stop, on_tick)
         finally:
@@ -80,6 +82,7 @@ def run(context: StageContext, *, worker: str = WORKER) -> None:
 def prepare(context: StageContext, settings: TrainConfig) -> Job:
     """Lay out the work folder: pairs, and the newest complete checkpoint with the metrics up to it."""
     output = context.work / "out"
+    end_orphans(output)
     shutil.rmtree(output / MODEL, ignore_errors=True)
     output.mkdir(parents=True, exist_ok=True)
     pairs = output / "pairs.jsonl"
@@ -94,21 +97,40 @@ def prepare(context: StageContext, settings: TrainConfig) -> Job:
 
 
 def restore(context: StageContext, folder: Path) -> Path | None:
-    """Return the newest complete checkpoint, of this machine or of the store; drop unfinished ones."""
+    """Return the newest complete checkpoint, of this machine or of the store; drop unfinished ones.
+
+    A corrupt one in the store is dropped if an earlier one can be read.
+
+    Raises:
+        InputError: none of the checkpoints can be read; names the newest one's object.
+
+    """
     for path in folder.glob(f"{checkpoint.PREFIX}*"):
         if not checkpoint.is_complete(path):
             shutil.rmtree(path)
-    local = checkpoint.newest(path.name for path in checkpoint.complete(folder))
-    stored = checkpoint.newest(context.progress.folders())
-    newest = checkpoint.newest(name for name in (local, stored) if name)
-    if newest is None:
-        return None
-    if newest != local:
-        part = folder / f"arriving-{newest}"
-        shutil.rmtree(part, ignore_errors=True)
-        context.progress.get_folder(newest, part)
-        part.rename(folder / newest)
-    return folder / newest
+    local = {path.name for path in checkpoint.complete(folder)}
+    corrupt: dict[str, InputError] = {}
+    for name in reversed(checkpoint.ordered({*local, *context.progress.folders()})):
+        if name not in local:
+            try:
+                _fetch(context, name, folder)
+            except InputError as error:
+                corrupt[name] = error
+                continue
+        for bad, reason in corrupt.items():
+            log.warning("checkpoint_corrupt", reason=str(reason), instead=name)
+            context.progress.delete(f"{bad}/")
+        return folder / name
+    if corrupt:
+        raise next(iter(corrupt.values()))
+    return None
+
+
+def _fetch(context: StageContext, name: str, folder: Path) -> None:
+    part = folder / f"arriving-{name}"
+    shutil.rmtree(part, ignore_errors=True)
+    context.progress.get_folder(name, part)
+    part.rename(folder / name)
 
 
 def restore_metrics(context: StageContext, path: Path, last_step: int) -> None:
@@ -142,7 +164,7 @@ class Uploads:
         self.job = job
         self.stored = set(context.progress.folders())
         self._tried: set[str] = set()
-        self._rows = 0
+        self._rows_stored = self._rows_tried = 0
         self._thread: threading.Thread | None = None
 
     def poll(self) -> None:
@@ -156,6 +178,7 @@ class Uploads:
         if self._thread is not None:
             self._thread.join()
         self._tried.clear()
+        self._rows_tried = 0
         self._bring_up()
 
     def _bring_up(self) -> None:
@@ -167,9 +190,15 @@ class Uploads:
     def _upload(self) -> None:
         here = checkpoint.complete(self.job.checkpoints)
         rows = checkpoint.read_metrics(self.job.output / METRICS)
-        newest = here[-1] if here else None
-        if newest and newest.name not in self.stored | self._tried:
+        newest = here[-1] if here and here[-1].name not in self.stored | self._tried else None
+        if newest:
             self._tried.add(newest.name)
+        # Before the checkpoint: one that is complete without its steps' rows would lose them for good.
+        if len(rows) != self._rows_stored and (newest or len(rows) != self._rows_tried):
+            self._rows_tried = len(rows)
+            self.progress.put(METRICS, from_rows(rows))
+            self._rows_stored = len(rows)
+        if newest:
             self.progress.put_folder(newest.name, newest)
             self.stored.add(newest.name)
             log.info("checkpoint_uploaded", checkpoint=newest.name)
@@ -178,9 +207,6 @@ class Uploads:
                 self.stored.discard(name)
         for name in checkpoint.surplus((path.name for path in here), KEEP):
             shutil.rmtree(self.job.checkpoints / name)
-        if len(rows) != self._rows:
-            self._rows = len(rows)
-            self.progress.put(METRICS, from_rows(rows))
 
 
 def write(context: StageContext, settings: TrainConfig, job: Job) -> None:

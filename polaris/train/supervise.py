@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from polaris import cpu_engine
 from polaris.errors import (
     BUG,
     DONE,
@@ -44,14 +45,8 @@ log = get_logger("train")
 
 
 def worker_environment(processes: int, extra: Mapping[str, str]) -> dict[str, str]:
-    """Return a worker's environment.
-
-    OpenMP's threads must be told before torch is loaded. Passive waiting: where other processes use the
-    same cores, spinning at each of a decode step's hundreds of barriers costs five times the work itself.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    chosen = {"OMP_NUM_THREADS": str(max(1, cores // processes)), "OMP_WAIT_POLICY": "passive"}
-    return chosen | os.environ | {LOG_ENV: "json"} | dict(extra)
+    """Return a worker's environment; what the user has set for threads stays."""
+    return cpu_engine.thread_environment(processes) | os.environ | {LOG_ENV: "json"} | dict(extra)
 
 
 class Trainer:

@@ -111,24 +111,17 @@ class ReferenceTrainer(GRPOTrainer):  # type: ignore[misc]
     def _overwrite(self, out: dict[str, Any], weight: float, own: slice) -> None:
         """Replace TRL's advantages, the logged ones too, and record the `hri/*` figures."""
         assert self._rewards is not None and self._marks is not None
-        found = references.advantages(
-            self._rewards,
-            self._marks,
-            self.num_generations,
-            weight,
-            self.hri.eps,
-            self.hri.reference_advantage_clip,
-        )
-        out["advantages"] = found.values[own]
+        batch = (self._rewards, self._marks, self.num_generations, weight)
+        bounds = (self.hri.eps, self.hri.reference_advantage_clip)
+        advantages = references.advantages(*batch, *bounds)
+        out["advantages"] = advantages[own]
         logged = self._logs["advantages"]
-        for _ in range(min(len(logged), len(found.values))):
+        for _ in range(min(len(logged), len(advantages))):
             logged.pop()
-        logged.extend(found.values.tolist())
+        logged.extend(advantages.tolist())
         metrics = self._metrics["train"]
         metrics["hri/weight"].append(weight)
-        for name, value in references.figures(
-            self._rewards, self._marks, self.num_generations, found
-        ).items():
+        for name, value in references.figures(*batch, *bounds).items():
             metrics[name].append(value)
 
     def _compare_engine(self) -> None:

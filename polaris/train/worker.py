@@ -12,14 +12,14 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from polaris import cpu_engine
 from polaris.config import RunConfig
 from polaris.errors import BUG, DONE, ConfigError, PolarisError
 from polaris.load import load
 from polaris.recipe import TrainConfig
 from polaris.runtime import StopFlag, configure_logging, get_logger
-from polaris.train import cpu_engine
 from polaris.train.job import METRICS, MODEL, PIDS, Job, write_status
-from polaris.train.settings import Hardware, accumulation, steps_per_epoch
+from polaris.train.settings import Hardware, steps_per_epoch
 
 log = get_logger("worker")
 
@@ -71,7 +71,6 @@ def train(job: Job, config: RunConfig, stop: StopFlag, *, judge: Any = None) -> 
     settings = config.train
     if settings is None:
         raise ConfigError("train: this configuration trains nothing; add a train section")
-    accumulation(settings)
     hardware = _hardware(config, settings)
     from polaris.train import build, callbacks, checkpoint, export
 
@@ -101,7 +100,7 @@ def _hardware(config: RunConfig, settings: TrainConfig) -> Hardware:
 
     hardware = Hardware(torch.cuda.is_available(), config.dtype(settings.base))
     if not hardware.cuda:
-        cpu_engine.apply(engine=settings.rollout_engine == "vllm")
+        cpu_engine.fit_training(engine=settings.rollout_engine == "vllm", zero=settings.zero_stage > 0)
     return hardware
 
 

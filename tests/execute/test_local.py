@@ -132,10 +132,10 @@ def test_the_loop_carries_a_run_out(run: Run, executor: LocalExecutor, children:
     outcome = carry_out(
         run, executor, {"data"}, StopFlag(), on_change=lambda what, name, _: heard.append((what, name))
     )
-    assert (outcome.code, outcome.complete, outcome.before) == (0, {"data"}, set())
+    assert (outcome.code, outcome.complete) == (0, {"data"})
     assert heard == [("start-stage", "data"), ("complete", "data")]
     again = carry_out(run, executor, {"data"}, StopFlag())
-    assert (again.code, again.before) == (0, {"data"})
+    assert (again.code, again.complete) == (0, {"data"})
 
 
 def test_stages_are_asked_to_stop(run: Run, executor: LocalExecutor, children: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from context import make_artifact, settings
 
+from polaris.cli.summary import rows
 from polaris.errors import Stopped, TransientError
 from polaris.execute import loop
 from polaris.execute.local import Ended
@@ -83,9 +84,6 @@ class FakeExecutor:
         self._services = dict.fromkeys(self._services, True)
         return found
 
-    def service_logs(self) -> dict[str, Path]:
-        return {}
-
     def dead_services(self) -> list[Ended]:
         if not self.dying or self.dying[0].name not in self._services:
             return []
@@ -115,7 +113,7 @@ def test_everything_is_done_once_and_in_order(run: Run) -> None:
     assert calls.index("+own") < calls.index(f"generate.{OWN}") < calls.index("-own")
     again = FakeExecutor(run)
     outcome = carried(run, again)
-    assert (outcome.code, outcome.before, again.calls) == (0, set(run.plan.instances), [])
+    assert (outcome.code, outcome.complete, again.calls) == (0, set(run.plan.instances), [])
 
 
 @pytest.mark.parametrize("code", [1, 75, 137, 143])
@@ -170,6 +168,8 @@ def test_a_service_that_keeps_dying_is_given_up(run: Run) -> None:
     assert outcome.reasons[f"generate.{OWN}"] == "out of memory"
     assert outcome.lost == [f"generate.{OWN}"]
     assert executor.calls.count("+own") == 3
+    [row] = [row for row in rows(run, {f"generate.{OWN}"}, {})]
+    assert (row.state, row.reason.partition(" (")[0]) == ("failed", "out of memory")
     assert "evaluate.writer.quality" in outcome.complete
     assert outcome.code == 1
 

@@ -9,9 +9,9 @@ from hostile_stories import hostile_stories
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polaris.judge.prompt import BREAKER, as_seen, encodable, fence_code, fenced, messages
+from polaris.judge.prompt import BREAKER, as_seen, fence_code, fenced, messages
 from polaris.judge.rubric import FORMS, Form, load_rubric, render_prompt
-from polaris.text import without_length_sentence
+from polaris.text import encodable, without_length_sentence
 
 HOSTILE = hostile_stories()
 PROMPT = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -138,13 +139,55 @@ def test_what_was_paid_for_before_the_judge_went_down_is_not_paid_again(tmp_path
     no_waiting(monkeypatch)
     stories = [story(f"s{n:02}") for n in range(30)]
     dying = fake_endpoint(lambda _, number: answer() if number < 10 else error(503))
-    with dying as server, pytest.raises(TransientError, match="10 of 30 judgements are kept"):
+    with dying as server, pytest.raises(TransientError, match="of 30 judgements .* 10 are kept"):
         run(context_of(tmp_path, server.url, stories, concurrency=1))
     with fake_endpoint(lambda *_: answer()) as server:
         context = context_of(tmp_path, server.url, stories)
         run(context)
         assert len(server.requests) == 20
     assert context.counts["scored"] == 30
+
+
+def test_one_judgement_lost_to_an_outage_is_no_artifact(tmp_path, monkeypatch):
+    no_waiting(monkeypatch)
+    stories = [story(name) for name in "abcdef"]
+    dying = fake_endpoint(lambda _, number: answer() if number < 4 else error(503))
+    told = r"unavailable for 2 of 6 judgements \(answered 503.*; 4 are kept"
+    with dying as server, pytest.raises(TransientError, match=told):
+        run(context := context_of(tmp_path, server.url, stories, concurrency=1))
+    assert context.output.entries == {}
+    with fake_endpoint(lambda *_: answer()) as server:
+        context = context_of(tmp_path, server.url, stories)
+        run(context)
+        assert len(server.requests) == 2
+    assert (context.counts["scored"], context.counts["failed"]) == (6, 0)
+
+
+def test_judgements_cost_what_the_judges_models_price_says(tmp_path):
+    with fake_endpoint(lambda *_: answer()) as server:
+        config = settings(tmp_path, server.url)
+        price = {"usd_per_million_prompt_tokens": 1e6, "usd_per_million_completion_tokens": 2e6}
+        config["models"]["reader"] |= price
+        inputs = {"generate.writer.quality": {"stories.jsonl": [story("a")]}}
+        context = make_context(tmp_path, config, NAME, inputs)
+        run(context)
+    assert context.cost["usd"] == 10 + 2 * 5
+
+
+def test_a_signal_gives_calls_under_way_their_grace_and_no_more(tmp_path, monkeypatch):
+    monkeypatch.setattr(stage, "STOP_GRACE_S", 0.3)
+    contexts: list[StageContext] = []
+
+    def hang(*_: Any) -> Reply:
+        contexts[0].stop.signal = signal.SIGTERM
+        return Reply(answer().text, delay_s=300.0)
+
+    begun = time.monotonic()
+    with fake_endpoint(hang) as server:
+        contexts.append(context_of(tmp_path, server.url, [story("a")]))
+        with pytest.raises(Stopped, match="15"):
+            run(contexts[0])
+    assert time.monotonic() - begun < 120
 
 
 def test_a_rejected_key_is_a_configuration_error(tmp_path):

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from fake_endpoint import FakeEndpoint, Reply, error, fake_endpoint
 
+from polaris.chat import Endpoint
 from polaris.config import JudgeConfig
 from polaris.errors import ConfigError
 from polaris.judge.rubric import json_schema, load_rubric, rubric_identity
 from polaris.judge.score import EMPTY_STORY, Judge, JudgeFailed, Scored
-from polaris.llm import Cache, ChatClient, Endpoint
+from polaris.llm import Cache, ChatClient
 from polaris.storage import FileStore
 
 PROMPT, STORY = "Of a fox. The story should be 200 words long.", "The fox slept. Then it rained on the hens."
@@ -112,6 +113,27 @@ def test_a_repaired_answer_is_found_again_without_a_call(tmp_path):
     assert second.judgement == first.judgement
     assert (second.repaired, second.calls, second.cached_calls) == (True, 2, 2)
     assert again.client.usage.calls == 0
+
+
+@pytest.mark.parametrize("second", [valid(P1=98), Reply("{", finish_reason="length")], ids=["invalid", "cut"])
+def test_an_answer_that_stays_invalid_is_asked_for_again(tmp_path, second):
+    store = FileStore(tmp_path)
+    with fake_endpoint(in_order(valid(P1=99), second, valid(P1=7))) as server:
+        with pytest.raises(JudgeFailed):
+            score(judge_of(server, Cache(store)))
+        assert list(store.list("cache/")) == []
+        scored = score(judge_of(server, Cache(store)))
+    assert (scored.judgement.positive["P1"], scored.repaired, scored.cached_calls) == (7, False, 0)
+
+
+def test_an_outage_before_the_repair_keeps_what_was_paid_for(tmp_path):
+    cache = Cache(FileStore(tmp_path))
+    with fake_endpoint(in_order(valid(P1=99), error(503), error(503), valid(P1=7))) as server:
+        with pytest.raises(JudgeFailed) as caught:
+            score(judge_of(server, cache))
+        scored = score(judge_of(server, cache))
+    assert caught.value.unavailable
+    assert (scored.repaired, scored.calls, scored.cached_calls) == (True, 2, 1)
 
 
 def test_repeats_are_calls_of_their_own(tmp_path):

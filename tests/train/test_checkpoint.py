@@ -29,9 +29,10 @@ def test_surplus_leaves_the_newest(steps, keep):
     assert all(checkpoint.step_of(name) < min(kept_steps, default=1000) for name in gone)
 
 
-def test_newest_counts_in_numbers():
-    assert checkpoint.newest(["checkpoint-9", "checkpoint-10", "checkpoint-x"]) == "checkpoint-10"
-    assert checkpoint.newest([]) is None
+def test_order_counts_in_numbers():
+    names = ["checkpoint-10", "checkpoint-9", "checkpoint-x"]
+    assert checkpoint.ordered(names) == ["checkpoint-9", "checkpoint-10"]
+    assert checkpoint.ordered([]) == []
 
 
 def test_complete_needs_the_last_file(tmp_path):

@@ -27,8 +27,8 @@ from polaris.train.worker import quieten, train
 quieten()
 job = Job.parse(sys.argv[2:])
 if sys.argv[1] == "stale":
-    from polaris.train import cpu_engine
-    cpu_engine.apply(engine=True)
+    from polaris import cpu_engine
+    cpu_engine.fit_training(engine=True, zero=False)
     from trl.generation.vllm_generation import VLLMGeneration
     sync, calls = VLLMGeneration.sync_weights, []
     VLLMGeneration.sync_weights = lambda self: calls.append(1) if calls else (calls.append(1), sync(self))

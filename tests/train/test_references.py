@@ -38,7 +38,7 @@ def by_hand(rewards, is_reference, group_size, weight, eps, clip):
                 continue
             scaled = (rewards[i] - mean) / (std + eps)
             if is_reference[i]:
-                scaled = weight * (scaled if clip is None else max(-clip, min(clip, scaled)))
+                scaled = weight * scaled if clip is None else max(-clip, min(clip, weight * scaled))
             out[i] = scaled
     return out
 
@@ -65,8 +65,9 @@ def test_advantages_are_the_formula(batch, weight, eps, clip):
     rewards, marks, group_size = batch
     found = advantages(torch.tensor(rewards), torch.tensor(marks), group_size, weight, eps, clip)
     expected = torch.tensor(by_hand(rewards, marks, group_size, weight, eps, clip), dtype=torch.float64)
-    assert found.values.isfinite().all()
-    torch.testing.assert_close(found.values.double(), expected, rtol=2e-5, atol=1e-6)
+    assert found.shape == (len(rewards),)
+    assert found.isfinite().all()
+    torch.testing.assert_close(found.double(), expected, rtol=2e-5, atol=1e-6)
 
 
 @settings(deadline=None)
@@ -80,7 +81,7 @@ def test_at_weight_zero_and_its_eps_it_is_trls_to_the_bit(batch):
     mean = grouped.nanmean(dim=1).repeat_interleave(group_size)
     std = nanstd(grouped, dim=1).repeat_interleave(group_size)
     theirs = torch.nan_to_num((tensor - mean) / (std + 1e-4), nan=0.0)
-    ours = advantages(tensor, torch.zeros(len(rewards), dtype=torch.bool), group_size, 0.0, eps=1e-4).values
+    ours = advantages(tensor, torch.zeros(len(rewards), dtype=torch.bool), group_size, 0.0, eps=1e-4)
     for g, row in enumerate(grouped):
         known = row[~row.isnan()]
         rows = slice(g * group_size, (g + 1) * group_size)
@@ -94,29 +95,38 @@ def test_equal_policy_rewards_teach_nothing_and_the_reference_is_clipped():
     # 0.1 is no binary fraction: a mean of five of it is off, and over eps that would be an advantage.
     rewards = torch.tensor([0.1] * 5 + [1.6])
     marks = torch.tensor([False] * 5 + [True])
-    found = advantages(rewards, marks, 6, 0.4, clip=10.0)
-    assert found.values.tolist() == pytest.approx([0.0] * 5 + [4.0])
-    assert (found.clipped, found.level) == (1, 1)
-    assert advantages(rewards, marks, 6, 0.4).values[-1] == pytest.approx(600_000, rel=1e-3)
+    assert advantages(rewards, marks, 6, 0.4, clip=10.0).tolist() == [0.0] * 5 + [10.0]
+    found = figures(rewards, marks, 6, 0.4, clip=10.0)
+    assert (found["hri/clipped"], found["hri/level_groups"], found["hri/reference_advantage"]) == (1, 1, 10)
+    assert advantages(rewards, marks, 6, 0.4)[-1] == pytest.approx(600_000, rel=1e-3)
+    assert figures(rewards, marks, 6, 0.4)["hri/clipped"] == 0
+
+
+def test_the_clip_bounds_the_advantage_and_not_the_distance():
+    rewards, marks = torch.tensor([0.0, 2.0, 30.0]), torch.tensor([False, False, True])
+    distance = 29 / math.sqrt(2)
+    assert advantages(rewards, marks, 3, 0.4, clip=10.0)[2] == pytest.approx(0.4 * distance)
+    assert advantages(rewards, marks, 3, 0.5, clip=10.0)[2] == 10
+    assert figures(rewards, marks, 3, 0.4, clip=10.0)["hri/clipped"] == 0
 
 
 def test_a_failed_reference_gets_nothing_and_is_counted():
-    found = advantages(torch.tensor([1.0, 0.0, math.nan]), torch.tensor([False, False, True]), 3, 0.4)
-    assert found.values[2] == 0
-    assert found.values[0] == pytest.approx(0.5 / math.sqrt(0.5), rel=1e-5)
-    assert (found.failed, found.starved) == (1, 0)
+    batch = torch.tensor([1.0, 0.0, math.nan]), torch.tensor([False, False, True]), 3, 0.4
+    assert advantages(*batch).tolist() == pytest.approx([0.5**0.5, -(0.5**0.5), 0.0], rel=1e-5)
+    found = figures(*batch)
+    assert (found["hri/reference_failed"], found["hri/starved_groups"]) == (1, 0)
 
 
 def test_one_scored_policy_row_is_no_group():
-    found = advantages(torch.tensor([1.0, math.nan, 2.0]), torch.tensor([False, False, True]), 3, 0.4)
-    assert found.values.tolist() == [0, 0, 0]
-    assert found.starved == 1
+    batch = torch.tensor([1.0, math.nan, 2.0]), torch.tensor([False, False, True]), 3, 0.4
+    assert advantages(*batch).tolist() == [0, 0, 0]
+    assert figures(*batch)["hri/starved_groups"] == 1
 
 
 def test_figures():
     rewards = torch.tensor([0.0, 1.0, 2.0, 0.0, 1.0, 0.5, 0.0, 1.0, math.nan])
     marks = torch.tensor([False, False, True] * 3)
-    found = figures(rewards, marks, 3, advantages(rewards, marks, 3, 0.4))
+    found = figures(rewards, marks, 3, 0.4)
     assert found["hri/references"] == 3
     assert found["hri/reference_reward"] == 1.25
     assert found["hri/reference_minus_policy_mean"] == 0.75
@@ -128,7 +138,7 @@ def test_figures():
 
 def test_figures_without_references_are_nan():
     rewards, marks = torch.tensor([0.0, 1.0, 2.0]), torch.zeros(3, dtype=torch.bool)
-    found = figures(rewards, marks, 3, advantages(rewards, marks, 3, 0.0))
+    found = figures(rewards, marks, 3, 0.0)
     assert math.isnan(found["hri/reference_reward"])
     assert found["hri/references"] == 0
 

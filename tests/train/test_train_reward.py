@@ -1,16 +1,17 @@
 """The reward function's bookkeeping; what it adds up is tested in tests/reward."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from models import END, THINKING, tiny_tokenizer
 
 from polaris.chat import Usage
-from polaris.errors import ConfigError, GuardError, TransientError
+from polaris.errors import GuardError, TransientError
 from polaris.judge.parse import Judgement
 from polaris.judge.score import JudgeFailed
 from polaris.recipe import RewardConfig
-from polaris.train.reward import Reward, floors_of
+from polaris.train.reward import Reward
 
 TOKENIZER = tiny_tokenizer(THINKING)
 END_ID = TOKENIZER.convert_tokens_to_ids(END)
@@ -121,6 +122,11 @@ def test_counts_are_made_up_for_the_mean_over_processes():
         assert logged["judge/usd"] == [1.5]
 
 
-def test_a_floor_above_its_cap_names_the_setting():
-    with pytest.raises(ConfigError, match="reward.lower_floor is 2000"):
-        floors_of(RewardConfig(lower_floor=2000))
+def test_quote_validity_is_logged_for_the_stories_that_have_one():
+    async def judge(prompt, story):
+        found = Judgement.of_nothing()
+        return replace(found, quote_validity={"a b c d": 0.5, "b c d e": 1.0}.get(story))
+
+    _, logged = ask(make(judge), [f"{story}{END}" for story in ("a b c d", "b c d e", "c d e f", "")])
+    assert logged["judge/quote_validity"] == [0.5, 1.0]
+    assert "judge/quote_validity" not in ask(make(nothing_special), [f"a b c d{END}"])[1]

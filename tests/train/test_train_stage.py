@@ -11,11 +11,12 @@ from fake_endpoint import Reply, fake_endpoint
 from fakes import STORIES, write_pairs
 from models import tiny_model
 
-from polaris.errors import GuardError, Stopped
+from polaris.errors import GuardError, InputError, Stopped, TransientError
 from polaris.judge.rubric import load_rubric
 from polaris.runtime import StopFlag
+from polaris.train.checkpoint import Layout, write_layout
 from polaris.train.job import Job
-from polaris.train.stage import run
+from polaris.train.stage import Uploads, restore, run
 from polaris.train.supervise import Trainer, worker_environment
 
 HERE = Path(__file__).parent
@@ -128,3 +129,64 @@ def test_worker_environment_leaves_what_the_user_set(monkeypatch):
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     found = worker_environment(2, {"X": "y"})
     assert (found["OMP_NUM_THREADS"], found["OMP_WAIT_POLICY"], found["X"]) == ("7", "passive", "y")
+
+
+def checkpoint_of(context, step, *, local=False):
+    """Lay a checkpoint and the rows up to it into the store, or into the work folder."""
+    folder = context.work / "out" / "checkpoints" / f"checkpoint-{step}"
+    folder.mkdir(parents=True)
+    (folder / "weights").write_text(f"weights {step}")
+    write_layout(folder, Layout(1, 0))
+    if not local:
+        context.progress.put_folder(folder.name, folder)
+        shutil.rmtree(folder)
+    return folder
+
+
+def damage(context, step):
+    [path] = Path(context.store.url.removeprefix("file://")).rglob(f"checkpoint-{step}/weights")
+    path.write_text(f"wEights {step}")
+
+
+def test_a_corrupt_checkpoint_gives_way_to_the_one_before(tmp_path, monkeypatch, capsys):
+    context = stage(tmp_path, "http://127.0.0.1:9/v1", monkeypatch)
+    for step in (9, 10):
+        checkpoint_of(context, step)
+    damage(context, 10)
+    folder = context.work / "out" / "checkpoints"
+    assert restore(context, folder).name == "checkpoint-9"
+    assert "checkpoint-10/weights does not match its sha256" in "".join(capsys.readouterr())
+    # It will be made again, and then it must be uploaded again.
+    assert context.progress.folders() == ["checkpoint-9"]
+
+
+def test_nothing_is_begun_again_where_no_checkpoint_can_be_read(tmp_path, monkeypatch):
+    context = stage(tmp_path, "http://127.0.0.1:9/v1", monkeypatch)
+    for step in (9, 10):
+        checkpoint_of(context, step)
+        damage(context, step)
+    with pytest.raises(InputError, match="checkpoint-10/weights does not match"):
+        restore(context, context.work / "out" / "checkpoints")
+    assert len(context.progress.folders()) == 2
+
+
+def test_rows_are_stored_before_their_checkpoint(tmp_path, monkeypatch):
+    context = stage(tmp_path, "http://127.0.0.1:9/v1", monkeypatch)
+    job = Job(context.config_path, context.config_path, tmp_path, context.work / "out")
+    folder = checkpoint_of(context, 1, local=True)
+    (job.output / "metrics.jsonl").write_text('{"step": 1}\n')
+    put, down = context.progress.put, [True]
+
+    def failing(name, data):
+        if name == "metrics.jsonl" and down[0]:
+            raise TransientError("the store is away")
+        put(name, data)
+
+    monkeypatch.setattr(context.progress, "put", failing)
+    uploads = Uploads(context, job)
+    uploads._bring_up()
+    assert context.progress.names() == []
+    down[0] = False
+    uploads.finish()
+    assert context.progress.get("metrics.jsonl") == b'{"step": 1}\n'
+    assert context.progress.folders() == [folder.name]

@@ -58,7 +58,7 @@ def test_advantages_references_and_rewards(tmp_path, base, monkeypatch):
         marks = out["is_reference"]
         assert marks.tolist() == ([False] * 6 if step == 0 else [False, False, True] * 2)
         expected = references.advantages(rewards, marks, 3, rows[step]["hri/weight"], 1e-6, 10.0)
-        assert torch.equal(out["advantages"], expected.values)
+        assert torch.equal(out["advantages"], expected)
         for i in (2, 5) if step else ():
             length = int(out["completion_mask"][i].sum())
             assert out["completion_ids"][i, :length].tolist() == ids[i]
@@ -171,9 +171,7 @@ def test_nan_loss_stops_the_run_before_it_is_saved(tmp_path, base, monkeypatch):
     advantages = references.advantages
 
     def poisoned(*args):
-        found = advantages(*args)
-        found.values.fill_(math.nan)
-        return found
+        return advantages(*args).fill_(math.nan)
 
     monkeypatch.setattr(references, "advantages", poisoned)
     job = write_job(tmp_path / "a", base)
