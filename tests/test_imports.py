@@ -13,7 +13,19 @@ import pytest
 ROOT = Path(__file__).parents[1] / "polaris"
 FILES = sorted(ROOT.rglob("*.py"))
 
-CORE = {"errors", "text", "config", "load", "identity", "kinds", "plan", "runtime", "storage", "artifact"}
+CORE = {
+    "errors",
+    "text",
+    "config",
+    "load",
+    "identity",
+    "kinds",
+    "plan",
+    "runtime",
+    "storage",
+    "s3",
+    "artifact",
+}
 CORE |= {"fields", "recipe", "chat", "llm", "run", "stage", "cpu_engine"}
 USES: dict[str, set[str]] = {
     "data": set(),

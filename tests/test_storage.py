@@ -14,7 +14,8 @@ import s3
 
 from polaris.config import StoreConfig
 from polaris.errors import ConfigError, TransientError
-from polaris.storage import Conflict, FileStore, NotFound, S3Store, Store, open_store
+from polaris.s3 import S3Store
+from polaris.storage import Conflict, FileStore, NotFound, Store, open_store
 
 MIB = 1 << 20
 BAD_KEYS = ["", "/a", "../a", "a/../b", "a/..", "a//b", "a/", "./a", "a\n", "a b", "ä", "a\\b", "/", "a/./b"]
