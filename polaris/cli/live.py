@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from rich.console import Console
+from rich.text import Text
 
 from polaris.execute.loop import Executor
 from polaris.run import Run
@@ -139,13 +140,16 @@ class Live:
             log.info("run", subject=subject, text=text)
             return
         clock = time.strftime("%H:%M:%S")
-        self.console.print(f"[dim]{clock}[/] [{style}]{sign}[/] [bold]{subject}[/] ", end="")
-        self.console.print(text, markup=False)
+        # One print a line: a live bar takes away a line that is still open.
+        self.console.print(
+            Text.assemble((clock, "dim"), " ", (sign, style), " ", (subject, "bold"), " ", text)
+        )
 
 
 def brief_counts(counts: dict[str, float], most: int = 4) -> str:
     """Return the first counts of a manifest as words."""
-    shown = [f"{_figure(value)} {name.replace('_', ' ')}" for name, value in counts.items() if value]
+    told = sorted(counts.items(), key=lambda count: count[0].startswith("left_out"))
+    shown = [f"{_figure(value)} {name.replace('_', ' ')}" for name, value in told if value]
     return ", ".join(shown[:most])
 
 
