@@ -78,7 +78,7 @@ class ServeConfig(Section):
     enforce_eager: Operational[bool] = False
     """Skip graph capture and compilation: slower tokens, a much quicker start."""
     extra_args: Operational[tuple[str, ...]] = ()
-    """Further arguments of `vllm serve`, as they are; no keys, for they are shown and stored."""
+    """Further arguments of the server, as they are; no keys, for they are shown and stored."""
 
     @field_validator("extra_args")
     @classmethod

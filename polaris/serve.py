@@ -37,7 +37,12 @@ def serve(run: Run, name: str, host: str, port: int) -> None:
     folder = checkpoint(run, name)
     command = server_command(model.serve, folder, name, run.config.dtype(name), host, port)
     environment = {**os.environ, **OFFLINE}
-    if cpu_engine.vllm_is_cpu():
+    if model.serve.engine == "transformers":
+        # Its list of models is that of the hub's cache, and without such a folder an error.
+        hub = run.work_folder / "hub"
+        hub.mkdir(parents=True, exist_ok=True)
+        environment["HF_HUB_CACHE"] = str(hub)
+    elif cpu_engine.vllm_is_cpu():
         environment |= cpu_engine.server_environment(model.serve)
     log.info("serve", model=name, identity=run.identity_of_model(name), engine=model.serve.engine, port=port)
     os.execve(sys.executable, command, environment)
@@ -61,7 +66,8 @@ def server_command(
     """Return the server's command line."""
     address = ["--host", host, "--port", str(port)]
     if settings.engine == "transformers":
-        return [sys.executable, "-m", "transformers.cli.transformers", "serve", str(folder), *address]
+        command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(folder), *address]
+        return [*command, "--dtype", dtype, *settings.extra_args]
     _require("vllm", f"models.{name}.serve.engine")
     command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(folder), *address]
     command += ["--served-model-name", name, "--dtype", dtype]

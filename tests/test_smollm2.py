@@ -25,7 +25,12 @@ SMALL = {
 }
 
 
-def test_smollm2_is_trained_served_and_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+DEMO = ROOT / "examples" / "demo" / "demo.yaml"
+
+
+@pytest.fixture
+def demo_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo's run with its real model, in a place of its own, cut down."""
     model = os.environ.get("POLARIS_DEMO_MODEL", "")
     if not (Path(model) / "model.safetensors").is_file():
         pytest.skip("POLARIS_DEMO_MODEL names no folder with the demo's model: `make test` sets it")
@@ -38,13 +43,15 @@ def test_smollm2_is_trained_served_and_judged(tmp_path: Path, monkeypatch: pytes
     }
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
-    demo = ROOT / "examples" / "demo" / "demo.yaml"
 
-    process = polaris("run", demo, "--only=judge.trained.story-quality")
+
+@pytest.mark.usefixtures("demo_model")
+def test_smollm2_is_trained_served_and_judged() -> None:
+    process = polaris("run", DEMO, "--only=judge.trained.story-quality")
     said = finish(process)
     assert process.returncode == 0, said
 
-    run = open_run(demo)
+    run = open_run(DEMO)
     train = run.manifest("train")
     assert train is not None
     rows = Artifact(run.store, train).rows("metrics.jsonl")
@@ -57,7 +64,19 @@ def test_smollm2_is_trained_served_and_judged(tmp_path: Path, monkeypatch: pytes
     assert len(scores) == 1 and -159 <= scores[0]["overall"] <= 108
     assert "mean nothing" in scores[0]["caveat"]
 
-    process = polaris("write", "A ferry that runs once a year", "--words=20", "--config", demo)
+    process = polaris("write", "A ferry that runs once a year", "--words=20", "--config", DEMO)
+    said = finish(process, 180)
+    assert process.returncode == 0, said
+    assert "words (asked for 20)" in said
+    assert len(said.split()) > 10
+
+
+@pytest.mark.usefixtures("demo_model")
+def test_smollm2_writes_where_there_is_no_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POLARIS__MODELS__BASE__SERVE__ENGINE", "transformers")
+    process = polaris(
+        "write", "A ferry that runs once a year", "--words=20", "--model=base", "--config", DEMO
+    )
     said = finish(process, 180)
     assert process.returncode == 0, said
     assert "words (asked for 20)" in said
