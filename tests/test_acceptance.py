@@ -43,7 +43,7 @@ KILLED = [
 
 
 @pytest.fixture(scope="module", autouse=True)
-def measured(request: pytest.FixtureRequest) -> Iterator[None]:
+def measured(request: pytest.FixtureRequest, clone: Path) -> Iterator[None]:
     """Write what was measured when all cases have passed."""
     FIGURES.clear()
     failed = request.session.testsfailed
@@ -51,7 +51,9 @@ def measured(request: pytest.FixtureRequest) -> Iterator[None]:
     if request.session.testsfailed > failed:
         return
     rows = "".join(f"| {what} | {figure} | {bound} |\n" for what, figure, bound in FIGURES)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=clone, capture_output=True, text=True
+    )
     text = (
         f"{BEGIN}\n\n`make acceptance`, {datetime.now(UTC):%Y-%m-%d}, at commit {commit.stdout.strip()}, on"
         f" {os.cpu_count()} cores ({_processor()}), Python {platform.python_version()}.\n\n"
