@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,7 +47,10 @@ class Plan:
         while waiting:
             name = waiting.pop()
             if name not in self.instances:
-                raise ConfigError(f"'{name}' is no instance of this run; it has {', '.join(self.instances)}")
+                near = difflib.get_close_matches(name, self.instances, n=1, cutoff=0.5)
+                hint = f"; did you mean '{near[0]}'?" if near else ""
+                known = ", ".join(self.instances)
+                raise ConfigError(f"'{name}' is no instance of this run; it has {known}{hint}")
             if name not in found:
                 found.add(name)
                 waiting += self.instances[name].needs
