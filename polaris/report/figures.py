@@ -24,14 +24,27 @@ def training_figures(training: Facts) -> list[dict[str, Any]]:
 
     `lacks` says what is not drawn and why; `judged` tells whether a judge's scores enter.
     """
+    return [
+        {
+            "title": title,
+            "text": text,
+            "svg": curves(f"train-{name}", f"{title}: {text}", training["steps"], panels),
+            "lacks": _lacks(panels),
+            "judged": name in JUDGED,
+        }
+        for name, title, text, panels in _training_curves(training)
+    ]
+
+
+def _training_curves(training: Facts) -> list[tuple[str, str, str, list[Panel]]]:
+    """Return each curve's name, title, explanation and panels, in the page's order."""
     series: Mapping[str, Sequence[float | None]] = training["series"]
-    steps = training["steps"]
-    blank: list[float | None] = [None] * len(steps)
+    blank: list[float | None] = [None] * len(training["steps"])
 
     def line(key: str, label: str, colour: int = 0, band: str | None = None, dashed: bool = False) -> Line:
         return Line(label, series.get(key, blank), colour, series.get(band) if band else None, dashed)
 
-    drawn = [
+    return [
         (
             "reward",
             "Reward",
@@ -91,16 +104,6 @@ def training_figures(training: Facts) -> list[dict[str, Any]]:
                 )
             ],
         ),
-    ]
-    return [
-        {
-            "title": title,
-            "text": text,
-            "svg": curves(f"train-{name}", f"{title}: {text}", steps, panels),
-            "lacks": _lacks(panels),
-            "judged": name in JUDGED,
-        }
-        for name, title, text, panels in drawn
     ]
 
 
