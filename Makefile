@@ -24,11 +24,12 @@ POLARIS := .venv/bin/polaris
 DEMO := examples/demo/demo.yaml
 MODEL := $(POLARIS_CACHE)/models/smollm2-135m-instruct
 export POLARIS_DEMO_MODEL := $(MODEL)
+IMAGES := tools serve train
 PYTEST := PYTHONPATH=tests $(PY) -m pytest -p group_times $(PYTEST_ARGS)
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: demo
 demo: model ## train, write, judge and report on this machine, from nothing to a page
@@ -39,8 +40,12 @@ status: setup ## how far the demo is
 	@$(POLARIS) status $(DEMO)
 
 .PHONY: test
-test: tools model ## every test that needs neither a cluster nor a GPU
+test: tools model cluster-tools ## every test that needs neither a cluster nor a GPU
 	@$(PYTEST) -m "not cluster and not gpu and not acceptance"
+
+.PHONY: test-cluster
+test-cluster: tools model cluster-tools ## the tests on Kubernetes: KUBECONFIG's, else one started here
+	@$(PYTEST) -m cluster
 
 .PHONY: acceptance
 acceptance: tools model ## the issues' cases at their full count
@@ -51,7 +56,7 @@ lint: tools ## ruff and mypy, changing nothing
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
-	@MYPYPATH=scripts $(PY) -m mypy scripts/environment.py scripts/demo_model.py
+	@MYPYPATH=scripts $(PY) -m mypy scripts/environment.py scripts/demo_model.py scripts/cluster_tools.py
 
 .PHONY: format
 format: tools ## let ruff mend and format the code
@@ -75,9 +80,34 @@ model: setup ## fetch and convert the demo's small language model
 	@$(PY) scripts/demo_model.py $(MODEL)
 	@mkdir -p .polaris && ln -sfn $(MODEL) .polaris/model
 
+.PHONY: cluster-tools
+cluster-tools: setup ## fetch helm, kubectl and what checks charts, images and manifests
+	@$(PY) scripts/cluster_tools.py
+
+.PHONY: chart
+chart: setup ## write the chart's values.schema.json and its README's table of values
+	@$(PY) scripts/chart.py docs
+
+.PHONY: jobs
+jobs: cluster-tools ## render jobs/*.yaml from the chart (VALUES=file OUT=folder: another profile)
+	@$(PY) scripts/chart.py jobs $(or $(OUT),jobs) $(VALUES)
+
+.PHONY: images
+images: ## build the images for GPU clusters (IMAGES="tools serve train"; PUSH=1 pushes to REGISTRY)
+	@sh scripts/images.sh $(if $(PUSH),--push) $(IMAGES)
+
+.PHONY: images-cpu
+images-cpu: ## build the images for kind and CI: every stage on a CPU
+	@sh scripts/images.sh tools cpu
+
+.PHONY: kind
+kind: cluster-tools images-cpu ## a kind cluster on this machine's Docker with the try-out run in it
+	@sh k8s/kind.sh
+
 .PHONY: prune
-prune: ## remove cached environments that the lock files no longer name
+prune: ## remove cached environments and tools that the lock files no longer name
 	@sh scripts/setup.sh --prune
+	@$(PY) scripts/cluster_tools.py --prune
 
 .PHONY: clean
 clean: ## remove what this checkout made: .venv, runs, tool caches (the shared cache stays)

@@ -123,12 +123,15 @@ def from_rows(rows: Iterable[dict[str, Any]]) -> bytes:
 
 
 class Artifact:
-    """A finished artifact; whatever is read is checked against the manifest."""
+    """A finished artifact; whatever is read is checked against the manifest.
 
-    def __init__(self, store: Store, manifest: Manifest) -> None:
+    `prefix` is where it lies if not where a run's instance does.
+    """
+
+    def __init__(self, store: Store, manifest: Manifest, prefix: str | None = None) -> None:
         self.store = store
         self.manifest = manifest
-        self.prefix = artifact_prefix(manifest.run, manifest.instance, manifest.digest)
+        self.prefix = prefix or artifact_prefix(manifest.run, manifest.instance, manifest.digest)
         self._entries = {entry.name: entry for entry in manifest.objects}
 
     def names(self) -> list[str]:
@@ -214,6 +217,19 @@ class Output:
         _upload(self.store, path, self.prefix + entry.key, name)
         self.entries[name] = entry
 
+    def keep_file(self, name: str, path: Path, sha256: str) -> bool:
+        """Write a file unless it is there; return whether it had to be.
+
+        An object of this size counts as the file, so the attempt's id must stand for its content.
+        """
+        entry = self._entry(name, path.stat().st_size, sha256)
+        info = self.store.head(self.prefix + entry.key)
+        missing = info is None or info.size != entry.size
+        if missing:
+            _upload(self.store, path, self.prefix + entry.key, name)
+        self.entries[name] = entry
+        return missing
+
     def commit(self, manifest: Manifest) -> Manifest:
         """Put the manifest unless another attempt's is there; return the one that counts.
 
@@ -226,7 +242,7 @@ class Output:
             winner = find_manifest(self.store, self.prefix)
             if winner is None:
                 raise TransientError(f"{self.prefix}{MANIFEST} vanished while it was checked") from None
-            Artifact(self.store, winner).verify()
+            Artifact(self.store, winner, self.prefix).verify()
             return winner
 
     def _entry(self, name: str, size: int, sha256: str) -> Entry:
@@ -266,12 +282,20 @@ class Progress:
 
     def put_folder(self, name: str, folder: Path) -> None:
         """Keep a folder's files; its index, written last, makes it complete."""
+        self.complete_folder(name, self.put_files(name, folder))
+
+    def put_files(self, name: str, folder: Path) -> list[dict[str, Any]]:
+        """Keep files of a folder, which is incomplete from now on; return the index of these files."""
         self.store.delete([f"{self.prefix}{name}/{self._INDEX}"])
         index = []
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             relative = path.relative_to(folder).as_posix()
             _upload(self.store, path, f"{self.prefix}{name}/{relative}", f"{name}/{relative}")
             index.append({"name": relative, "size": path.stat().st_size, "sha256": sha256_file(path)})
+        return index
+
+    def complete_folder(self, name: str, index: list[dict[str, Any]]) -> None:
+        """Make a folder complete, whose files somebody, or several together, have put."""
         self.put(f"{name}/{self._INDEX}", json.dumps(index, indent=1).encode())
 
     def folders(self) -> list[str]:

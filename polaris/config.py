@@ -17,7 +17,9 @@ from polaris.fields import (
     VARIABLE_PATTERN,
     Content,
     Identity,
+    InputPath,
     LocalPath,
+    ModelPath,
     Name,
     Operational,
     Section,
@@ -93,10 +95,12 @@ class CheckpointModel(Section):
 
     kind: Identity[Literal["checkpoint"]]
     """Weights that exist before the run."""
-    path: Content[LocalPath | None] = None
-    """Folder with safetensors, tokenizer and config.json; its content hash is the model's identity."""
+    path: Content[ModelPath | None] = None
+    """Folder with safetensors, tokenizer and config.json, or `store:models/NAME` (`polaris model import`);
+    its content hash is the model's identity."""
     repo: Identity[str | None] = Field(default=None, pattern=REPOSITORY_PATTERN)
-    """`owner/name@revision`; a moving branch is no identity, so the revision must be given."""
+    """`owner/name@revision`, from the store if it was imported there, else from the hub; a moving branch is
+    no identity, so the revision must be given."""
     dtype: Identity[Literal["bfloat16", "float32"]] = "bfloat16"
     """Number format in which the model is served and trained."""
     thinking: Identity[bool] = False
@@ -152,10 +156,11 @@ Model = Annotated[CheckpointModel | TrainedModel | EndpointModel, Field(discrimi
 class DataConfig(Section):
     """Anthologies → prompt–story pairs."""
 
-    books: Content[tuple[LocalPath, ...]] = Field(min_length=1)
-    """EPUB files, in order."""
-    prompts: Content[LocalPath | None] = None
-    """JSONL rows `{title, author?, prompt, reasoning}`, matched to stories by title and author."""
+    books: Content[tuple[InputPath, ...]] = Field(min_length=1)
+    """EPUB files, in order; a file may be `store:data/FILE` (`polaris data import`)."""
+    prompts: Content[InputPath | None] = None
+    """JSONL rows `{title, author?, prompt, reasoning}`, matched to stories by title and author; a local file
+    or `store:data/FILE`."""
     min_words: Identity[int] = Field(default=1000, ge=1)
     """Shorter stories are left out and counted."""
     max_words: Identity[int] = Field(default=4000, ge=1)
@@ -199,13 +204,13 @@ class JudgeConfig(Section):
     """Longest wait for one answer, seconds."""
 
 
-class StoryQualityEvaluation(Section):
-    """Story Quality of one sample a prompt."""
+class EvaluationConfig(Section):
+    """What every evaluation sets: who writes which stories, and who judges them."""
 
-    kind: Identity[Literal["story-quality"]]
+    kind: Identity[str]
     """The benchmark."""
-    prompts: Content[LocalPath]
-    """JSONL rows `{id, prompt, target_word_count}`."""
+    prompts: Content[InputPath]
+    """JSONL rows `{id, prompt, target_word_count}`; a local file or `store:data/FILE`."""
     models: Operational[tuple[Name, ...]] = Field(min_length=1)
     """The models that write."""
     baseline: Identity[Name | None] = None
@@ -224,9 +229,35 @@ class StoryQualityEvaluation(Section):
     """Resamples behind each interval."""
     concurrency: Operational[int] = Field(default=16, ge=1, le=512)
     """Stories in flight at once."""
+    on_demand: Operational[bool] = False
+    """Left out of a plain run and its report; `polaris run CONFIG --only report.NAME` makes it and a page."""
 
 
-Evaluation = StoryQualityEvaluation
+class StoryQualityEvaluation(EvaluationConfig):
+    """Story Quality of one sample a prompt."""
+
+    kind: Identity[Literal["story-quality"]]
+    """The benchmark: how good the stories are."""
+
+
+class LengthEvaluation(EvaluationConfig):
+    """How well models keep to the length that they are asked for, and what it does to Story Quality."""
+
+    kind: Identity[Literal["length"]]
+    """The benchmark: how near to the targets the stories come."""
+    targets: Identity[tuple[Annotated[int, Field(ge=1)], ...] | None] = Field(default=None, min_length=1)
+    """Ask each prompt once at each of these targets, in words; null asks it at its row's own."""
+
+    @field_validator("targets")
+    @classmethod
+    def _each_once(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        twice = next((target for target in value or () if (value or ()).count(target) > 1), None)
+        if twice is not None:
+            raise ValueError(f"target {twice} is given twice; give each once")
+        return value
+
+
+Evaluation = Annotated[StoryQualityEvaluation | LengthEvaluation, Field(discriminator="kind")]
 
 
 class ExecuteConfig(Section):
@@ -303,7 +334,7 @@ class RunConfig(Section):
             longest = serve.max_model_len if serve else None
             if longest is not None and tokens >= longest:
                 raise ValueError(
-                    f"{where}.max_tokens: value {tokens}; expected less than models.{model}.serve."
+                    f"{where}: value {tokens}; expected less than models.{model}.serve."
                     f"max_model_len {longest}, which holds the prompt too"
                 )
         return self

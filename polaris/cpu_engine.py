@@ -59,6 +59,7 @@ def fit_training(*, engine: bool, zero: bool) -> None:
     """
     for name, value in {**NO_COMPILER, CACHE: "1"}.items():
         os.environ.setdefault(name, value)
+    _know_numbered_cpus()
     if zero:
         import deepspeed.ops
 
@@ -73,6 +74,16 @@ def fit_training(*, engine: bool, zero: bool) -> None:
         _replace(kernels, "_supports_onednn", False)
         _replace(layers, "check_cpu_sgl_kernel", lambda *_: False)
         _replace(colocated, "LLM", functools.partial(vllm.LLM, dtype="float32", enforce_eager=True))
+
+
+@functools.cache
+def _know_numbered_cpus() -> None:
+    """Let torch load to `cpu:N`, the device of the Nth of several processes; once, for it keeps them all."""
+    import torch.serialization
+
+    torch.serialization.register_package(
+        1, lambda _: None, lambda storage, place: storage if place.startswith("cpu:") else None
+    )
 
 
 def join_processes() -> None:

@@ -7,6 +7,8 @@ whose bytes do, `Operational` changes how a run works and never what it makes.
 from __future__ import annotations
 
 import os
+import re
+from functools import partial
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -38,6 +40,35 @@ def absolute(path: Path, info: ValidationInfo) -> Path:
 
 LocalPath = Annotated[Path, AfterValidator(absolute)]
 """A path, relative to the configuration file's folder."""
+
+STORED = "store:"
+"""What an import's path begins with: `store:models/NAME` and `store:data/FILE` lie in the run's store."""
+IMPORT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=+@,-]{0,199}")
+"""An import's name; it becomes part of object keys and file names."""
+
+
+def stored_as(path: Path) -> str | None:
+    """Return what an import's path names below `imports/` in the store, None for a local path."""
+    text = str(path)
+    return text.removeprefix(STORED) if text.startswith(STORED) else None
+
+
+def absolute_or_stored(part: str, path: Path, info: ValidationInfo) -> Path:
+    """Return an import's path below `part` ("models" or "data") as it is, a local one as absolute."""
+    name = stored_as(path)
+    if name is None:
+        return absolute(path, info)
+    found, _, rest = name.partition("/")
+    if found != part or not IMPORT_NAME.fullmatch(rest):
+        what = f"expected {STORED}{part}/NAME, as `polaris {part.rstrip('s')} import` names it"
+        raise ValueError(f"{what}, with a NAME of letters, digits and ._=+@,-")
+    return path
+
+
+InputPath = Annotated[Path, AfterValidator(partial(absolute_or_stored, "data"))]
+"""A file that the run reads: local, relative to the configuration file's folder, or `store:data/FILE`."""
+ModelPath = Annotated[Path, AfterValidator(partial(absolute_or_stored, "models"))]
+"""A model's folder: local, relative to the configuration file's folder, or `store:models/NAME`."""
 
 NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"
 URL_PATTERN = r"^https?://[^/]"

@@ -14,13 +14,19 @@ from typing import Any
 
 from polaris.artifact import from_rows, to_rows
 from polaris.chat import CallFailed, ChatAnswer, ChatRequest, Prices, derived_seed
-from polaris.config import EndpointModel, StoryQualityEvaluation
+from polaris.config import EndpointModel, EvaluationConfig, LengthEvaluation
 from polaris.errors import ConfigError, InputError, TransientError
 from polaris.llm import STOP_GRACE_S, Breaker, ChatClient, each
 from polaris.reward.composite import split_thinking
 from polaris.runtime import get_logger, progress
 from polaris.stage import StageContext
-from polaris.text import count_words, length_sentence, target_from_prompt
+from polaris.text import (
+    count_words,
+    length_sentence,
+    story_id,
+    target_from_prompt,
+    without_length_sentence,
+)
 
 ATTEMPTS = 6
 """Tries of one story, the first included."""
@@ -100,6 +106,24 @@ def _prompt(row: Row, where: str) -> Prompt:
     return Prompt(name, prompt.strip(), target)
 
 
+def at_targets(prompts: list[Prompt], targets: tuple[int, ...]) -> list[Prompt]:
+    """Return each prompt at each target, its own length sentence replaced; `fox` becomes `fox@1000`.
+
+    Raises InputError for a prompt that would still name another length.
+    """
+    found = []
+    for prompt in prompts:
+        premise = without_length_sentence(prompt.asked)
+        if (named := target_from_prompt(premise)) is not None:
+            what = f"prompt {prompt.id} still asks for {named:,} words without its length sentence"
+            raise InputError(f"{what}; name no length in the prompts of an evaluation with targets")
+        found += [
+            Prompt(story_id(prompt.id, target), f"{premise} {length_sentence(target)}", target)
+            for target in targets
+        ]
+    return found
+
+
 def _short(value: object) -> str:
     text = "missing" if value is None else f"value {value!r}"
     return text if len(text) <= 60 else f"{text[:57]}..."
@@ -113,7 +137,9 @@ def run(context: StageContext) -> None:
     """
     name, of = context.instance.params["model"], context.instance.params["evaluation"]
     evaluation = context.config.evaluations[of]
-    prompts = read_prompts(evaluation.prompts)[: evaluation.limit]
+    prompts = read_prompts(context.run.local(evaluation.prompts))[: evaluation.limit]
+    if isinstance(evaluation, LengthEvaluation) and evaluation.targets:
+        prompts = at_targets(prompts, evaluation.targets)
     client = ChatClient(
         context.endpoint(name),
         concurrency=evaluation.concurrency,
@@ -135,7 +161,7 @@ def run(context: StageContext) -> None:
     context.output.put_rows("stories.jsonl", sorted(rows, key=lambda row: (row["id"], row["sample"])))
 
 
-def _note(context: StageContext, name: str, evaluation: StoryQualityEvaluation) -> None:
+def _note(context: StageContext, name: str, evaluation: EvaluationConfig) -> None:
     sampling = evaluation.sampling
     if isinstance(context.config.models[name], EndpointModel) and (
         sampling.top_k or sampling.repetition_penalty != 1
@@ -147,7 +173,7 @@ def _note(context: StageContext, name: str, evaluation: StoryQualityEvaluation) 
 
 
 async def _write_all(
-    context: StageContext, client: ChatClient, evaluation: StoryQualityEvaluation, prompts: list[Prompt]
+    context: StageContext, client: ChatClient, evaluation: EvaluationConfig, prompts: list[Prompt]
 ) -> list[Row]:
     wanted = [(prompt, sample) for prompt in prompts for sample in range(evaluation.samples)]
     kept = set(context.progress.names("rows/"))
@@ -182,7 +208,7 @@ async def _write_all(
 async def _write_one(
     context: StageContext,
     client: ChatClient,
-    evaluation: StoryQualityEvaluation,
+    evaluation: EvaluationConfig,
     prompt: Prompt,
     sample: int,
     outcome: _Outcome,
@@ -251,7 +277,7 @@ def _kept(context: StageContext, kept: set[str], prompt: Prompt, sample: int) ->
 
 
 def _raise_first(
-    context: StageContext, client: ChatClient, evaluation: StoryQualityEvaluation, outcome: _Outcome
+    context: StageContext, client: ChatClient, evaluation: EvaluationConfig, outcome: _Outcome
 ) -> None:
     first = min(outcome.failed)
     failed = outcome.failed[first]

@@ -11,9 +11,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from polaris.artifact import sha256_file
 from polaris.errors import ConfigError
 from polaris.fields import Mark
+from polaris.hashes import hash_of
 
 
 def mark_of(section: type[BaseModel], field: str) -> str | None:
@@ -43,33 +43,46 @@ def digest_of(identity: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
-def hash_contents(config: BaseModel) -> dict[Path, str]:
+def hash_contents(config: BaseModel, stored: Mapping[Path, str] | None = None) -> dict[Path, str]:
     """Hash every file and folder that the configuration names as content.
 
-    Raises ConfigError naming the setting of one that is missing.
+    `stored` are the content hashes of those that are imports in the store. Raises ConfigError naming the
+    setting of one that is missing.
     """
-    hashes: dict[Path, str] = {}
-    for setting, path in _contents(config, ""):
+    hashes = dict(stored or {})
+    for setting, path in contents_of(config):
         if path not in hashes:
             hashes[path] = _hash(setting, path)
     return hashes
 
 
+def files_below(folder: Path) -> dict[str, Path]:
+    """Return the files that a folder's content is made of, by their paths below it, in order."""
+    # Hidden files are a download tool's notes or an editor's, never a model's.
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and not _hidden(file, folder))
+    return {file.relative_to(folder).as_posix(): file for file in files}
+
+
+def hash_of_folder(hashes: Mapping[str, str]) -> str:
+    """Return a folder's content hash, of its files' SHA-256 by their paths below it."""
+    names = sorted(hashes, key=lambda name: name.split("/"))
+    listing = "".join(f"{hashes[name]}  {name}\n" for name in names)
+    return hashlib.sha256(os.fsencode(listing)).hexdigest()
+
+
 def _hash(setting: str, path: Path) -> str:
     try:
         if path.is_file():
-            return sha256_file(path)
+            return hash_of(path)
         if not path.is_dir():
             raise ConfigError(f"{setting}: '{path}' does not exist; give a file or folder that does")
-        # Hidden files are a download tool's notes or an editor's, never a model's.
-        files = sorted(file for file in path.rglob("*") if file.is_file() and not _hidden(file, path))
-        listing = "".join(f"{sha256_file(file)}  {file.relative_to(path).as_posix()}\n" for file in files)
-        return hashlib.sha256(os.fsencode(listing)).hexdigest()
+        return hash_of_folder({name: hash_of(file) for name, file in files_below(path).items()})
     except OSError as error:
         raise ConfigError(f"{setting}: '{error.filename}' cannot be read: {error.strerror}") from None
 
 
-def _contents(section: BaseModel, prefix: str) -> Iterator[tuple[str, Path]]:
+def contents_of(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Path]]:
+    """Yield the setting and the path of everything that a section, and what is below it, names as content."""
     for name in type(section).model_fields:
         value = getattr(section, name)
         setting = f"{prefix}{name}"
@@ -81,7 +94,7 @@ def _contents(section: BaseModel, prefix: str) -> Iterator[tuple[str, Path]]:
             children = value.items() if isinstance(value, dict) else [("", value)]
             for key, child in children:
                 if isinstance(child, BaseModel):
-                    yield from _contents(child, f"{setting}.{key}." if key else f"{setting}.")
+                    yield from contents_of(child, f"{setting}.{key}." if key else f"{setting}.")
 
 
 def _hidden(file: Path, folder: Path) -> bool:

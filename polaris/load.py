@@ -197,7 +197,7 @@ def _fault(error: dict[str, Any], raw: dict[str, Any], source: _Source) -> str:
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         key = (*key, "kind")
         found = f"value {_short(context['tag'])}" if "tag" in context else "required key is missing"
-        expected = str(context.get("expected_tags", "'checkpoint', 'trained', 'endpoint'"))
+        expected = str(context.get("expected_tags") or _kinds(location))
         hint = _near(context.get("tag"), expected.replace("'", "").split(", "))
         return f"{source.of(key)}: {_dotted(key)}: {found}; expected one of {expected}{hint}"
     if kind == "value_error":
@@ -247,6 +247,12 @@ def _siblings(location: Key) -> list[str]:
         elif step in models[0].model_fields:
             place = models[0].model_fields[str(step)].annotation
     return [name for model in _models(place) for name in model.model_fields]
+
+
+def _kinds(location: Key) -> str:
+    """List the kinds of the sections of which one stands at a location."""
+    models = _models(get_args(RunConfig.model_fields[str(location[0])].annotation)[1])
+    return ", ".join(f"'{_tag(model)}'" for model in models)
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import fnmatch
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ class Instance:
     """One piece of work: `kind` applied to `params`, after `needs`, while `services` answer.
 
     `identity` is what decides its artifact's content and `digest` its hash; `services` are names under
-    the configuration's `models` that this run serves.
+    the configuration's `models` that this run serves. One that is `on_demand` waits to be asked for.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Instance:
     services: tuple[str, ...]
     identity: Mapping[str, Any]
     digest: str
+    on_demand: bool = False
 
 
 @dataclass(frozen=True)
@@ -37,23 +39,38 @@ class Plan:
 
     instances: dict[str, Instance]
 
-    def selected(self, only: Iterable[str]) -> set[str]:
-        """Return the named instances and all that they need; all instances if none is named.
+    def find(self, name: str) -> Instance:
+        """Return the instance of this name; raise ConfigError, with the nearest name, if there is none."""
+        if name not in self.instances:
+            near = difflib.get_close_matches(name, self.instances, n=1, cutoff=0.5)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            known = ", ".join(self.instances)
+            raise ConfigError(f"'{name}' is no instance of this run; it has {known}{hint}")
+        return self.instances[name]
 
-        Raises ConfigError for a name that the plan does not have.
+    def selected(self, only: Iterable[str], *, needs: bool = True) -> set[str]:
+        """Return the named instances and all that they need; all but those on demand if none is named.
+
+        A name may be a pattern of `*`, `?` and `[…]`; without `needs`, only what is named comes back.
+        Raises ConfigError for a name or a pattern that fits no instance.
         """
-        waiting = list(only) or list(self.instances)
+        plain = [name for name, instance in self.instances.items() if not instance.on_demand]
+        waiting = [name for pattern in only for name in self._matching(pattern)] or plain
         found: set[str] = set()
         while waiting:
             name = waiting.pop()
-            if name not in self.instances:
-                near = difflib.get_close_matches(name, self.instances, n=1, cutoff=0.5)
-                hint = f"; did you mean '{near[0]}'?" if near else ""
-                known = ", ".join(self.instances)
-                raise ConfigError(f"'{name}' is no instance of this run; it has {known}{hint}")
             if name not in found:
                 found.add(name)
-                waiting += self.instances[name].needs
+                waiting += self.instances[name].needs if needs else ()
+        return found
+
+    def _matching(self, pattern: str) -> list[str]:
+        if not any(sign in pattern for sign in "*?["):
+            return [self.find(pattern).name]
+        found = [name for name in self.instances if fnmatch.fnmatchcase(name, pattern)]
+        if not found:
+            known = ", ".join(self.instances)
+            raise ConfigError(f"--only: '{pattern}' fits no instance of this run; it has {known}")
         return found
 
 
@@ -73,15 +90,28 @@ class _Unfolding:
         self._add("data", {}, (), (), {"data": identity_of(config.data, self.contents)})
         if config.train:
             self._train()
-        pairs = [(model, name) for name, e in config.evaluations.items() for model in e.models]
-        for model, evaluation in pairs:
-            self._generate(model, evaluation)
-        for model, evaluation in pairs:
-            self._judge(model, evaluation)
-        for model, evaluation in pairs:
-            self._evaluate(model, evaluation)
+        on_demand = [name for name, evaluation in config.evaluations.items() if evaluation.on_demand]
+        self._evaluations([name for name in config.evaluations if name not in on_demand])
         self._add("report", {}, tuple(self.found), (), {})
+        for name in on_demand:
+            self._evaluations([name])
+            self._report_of(name)
         return self.found
+
+    def _evaluations(self, names: list[str]) -> None:
+        pairs = [(model, name) for name in names for model in self.config.evaluations[name].models]
+        for step in (self._generate, self._judge, self._evaluate):
+            for model, evaluation in pairs:
+                step(model, evaluation)
+
+    def _report_of(self, evaluation: str) -> None:
+        """Add the report of an evaluation that is made on demand: of it, and of all that it stands on."""
+        models = self.config.evaluations[evaluation].models
+        stands_on = Plan(self.found).selected(
+            ["data", *(f"evaluate.{model}.{evaluation}" for model in models)]
+        )
+        needs = tuple(name for name in self.found if name in stands_on)
+        self._add("report", {"evaluation": evaluation}, needs, (), {})
 
     def _train(self) -> None:
         train = self.config.train
@@ -166,7 +196,9 @@ class _Unfolding:
             "needs": {need: self.found[need].digest for need in needs},
             **identity,
         }
-        self.found[name] = Instance(name, kind, params, needs, services, whole, digest_of(whole))
+        of = self.config.evaluations.get(params.get("evaluation", ""))
+        on_demand = of is not None and of.on_demand
+        self.found[name] = Instance(name, kind, params, needs, services, whole, digest_of(whole), on_demand)
 
 
 @dataclass(frozen=True)

@@ -122,8 +122,10 @@ class TrainConfig(Section):
     """Human-reference injection."""
     gradient_checkpointing: Operational[bool] = True
     """Trade time for memory."""
+    nodes: Operational[int] = Field(default=1, ge=1)
+    """Pods or machines that train together."""
     processes: Operational[int] = Field(default=1, ge=1)
-    """Training processes, one a GPU."""
+    """Training processes of each node, one a GPU."""
     zero_stage: Operational[Literal[0, 2, 3]] = 0
     """DeepSpeed ZeRO stage; 0 trains without DeepSpeed."""
     rollout_engine: Operational[Literal["vllm", "transformers"]] = "vllm"
@@ -143,14 +145,20 @@ class TrainConfig(Section):
         """Rows of one optimiser step."""
         return self.prompts_per_step * self.group_size
 
+    @property
+    def world_size(self) -> int:
+        """Training processes of all nodes."""
+        return self.nodes * self.processes
+
     @model_validator(mode="after")
     def _rows_divide(self) -> TrainConfig:
-        at_once = self.processes * self.micro_batch
+        at_once = self.world_size * self.micro_batch
         if self.rows_per_step % at_once:
+            nodes = f"nodes {self.nodes} × " if self.nodes > 1 else ""
             raise ValueError(
                 f"prompts_per_step {self.prompts_per_step} × group_size {self.group_size} ="
-                f" {self.rows_per_step} rows a step are no multiple of processes {self.processes} ×"
+                f" {self.rows_per_step} rows a step are no multiple of {nodes}processes {self.processes} ×"
                 f" micro_batch {self.micro_batch} = {at_once}; expected a micro_batch that divides"
-                f" {self.rows_per_step} / {self.processes}"
+                f" {self.rows_per_step} / {self.world_size}"
             )
         return self

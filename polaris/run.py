@@ -6,14 +6,23 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from polaris.artifact import Manifest, artifact_prefix, find_manifest
 from polaris.chat import Endpoint
 from polaris.config import CheckpointModel, EndpointModel, RunConfig, TrainedModel
-from polaris.errors import ConfigError, TransientError
+from polaris.errors import ConfigError
 from polaris.identity import hash_contents
+from polaris.imports import (
+    content_hash,
+    fetch,
+    fetch_repository,
+    find_imports,
+    find_repository,
+    is_weights,
+    local_copy,
+)
 from polaris.load import load
 from polaris.plan import Instance, Plan, plan
 from polaris.runtime import keep_secret
@@ -29,18 +38,35 @@ SMALL_JUDGE_BILLIONS = 2.0
 
 @dataclass(frozen=True)
 class Run:
-    """A run as one process sees it: its configuration, its plan and its store."""
+    """A run as one process sees it: its configuration, its plan and its store.
+
+    `contents` are the hashes of all that the configuration names as content, `imports` the manifests of
+    those that lie in the store.
+    """
 
     path: Path
     config: RunConfig
     contents: dict[Path, str]
     plan: Plan
     store: Store
+    imports: Mapping[Path, Manifest] = field(default_factory=dict)
 
     @property
     def work_folder(self) -> Path:
         """Scratch space on this machine: stages' folders, fetched models, logs."""
         return self.config.execute.work_dir / self.config.run
+
+    def local(self, path: Path) -> Path:
+        """Return the local path of a configured content path; an import is fetched, verified, once.
+
+        Raises InputError if an import is corrupt, ConfigError if the work folder cannot hold it.
+        """
+        manifest = self.imports.get(path)
+        return path if manifest is None else fetch(self.store, manifest, self._inputs)
+
+    @property
+    def _inputs(self) -> Path:
+        return self.work_folder / "inputs"
 
     def prefix(self, name: str) -> str:
         """Return the key prefix of an instance's artifact."""
@@ -52,8 +78,7 @@ class Run:
 
     def instance(self, name: str) -> Instance:
         """Return an instance; raise ConfigError if the plan has none of that name."""
-        self.plan.selected([name])
-        return self.plan.instances[name]
+        return self.plan.find(name)
 
     def identity_of_model(self, name: str) -> str:
         """Return the identity of a model that results carry."""
@@ -65,34 +90,32 @@ class Run:
         return f"trained:{self.plan.instances['train'].digest}"
 
     def model_folder(self, name: str) -> Path:
-        """Return the local folder of a checkpoint model, fetched from the hub if it names a repository.
+        """Return the local folder of a checkpoint model, fetched if it is an import or a repository.
 
-        Raises ConfigError if it is no checkpoint or the hub has no such revision, TransientError if the
-        hub does not answer.
+        A repository comes from the store if it was imported there, else from the hub. Raises ConfigError
+        if it is no checkpoint or the hub has no such revision, InputError if an import is corrupt,
+        TransientError if the hub does not answer.
         """
+        model = self._checkpoint(name)
+        if manifest := self._import_of(model):
+            return fetch(self.store, manifest, self._inputs)
+        return model.path or fetch_repository(str(model.repo), f"models.{name}.repo")
+
+    def _checkpoint(self, name: str) -> CheckpointModel:
         model = self.config.models[name]
         if not isinstance(model, CheckpointModel):
             raise ConfigError(f"models.{name}: '{model.kind}' is no checkpoint with a folder")
-        if model.path is not None:
-            return model.path
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+        return model
 
-        repo, _, revision = str(model.repo).partition("@")
-        try:
-            return Path(snapshot_download(repo, revision=revision))
-        except (HFValidationError, RepositoryNotFoundError, RevisionNotFoundError) as error:
-            what = " ".join(str(error).split())
-            raise ConfigError(f"models.{name}.repo: '{model.repo}' cannot be fetched: {what}") from error
-        except OSError as error:
-            what = " ".join(str(error).split())
-            raise TransientError(f"models.{name}.repo: '{model.repo}' cannot be fetched: {what}") from error
+    def _import_of(self, model: CheckpointModel) -> Manifest | None:
+        return find_repository(self.store, model.repo) if model.repo else self.imports.get(_path(model))
 
     def checkpoint_folder(self, name: str) -> Path:
-        """Return the local folder of a model that this run serves; a trained one may still have to come."""
+        """Return the local folder of a model that this run serves; it may still have to be fetched."""
         if isinstance(self.config.models[name], TrainedModel):
             return self.work_folder / "models" / self.plan.instances["train"].digest
-        return self.model_folder(name)
+        manifest = self._import_of(self._checkpoint(name))
+        return local_copy(manifest, self._inputs) if manifest else self.model_folder(name)
 
     def served_name(self, name: str) -> str:
         """Return the name by which a model's server of this run knows it; transformers knows only paths."""
@@ -120,7 +143,7 @@ class Run:
                 api_key_env=model.api_key_env,
             )
         if urls is None:
-            urls = _started_endpoints()
+            urls = started_endpoints()
         if name not in urls:
             raise ConfigError(
                 f"models.{name}: no endpoint of this model is up; use `polaris run`, which starts it, or set"
@@ -146,7 +169,7 @@ class Run:
             model = self.config.models[self.config.train.base]
         small = None
         if isinstance(model, CheckpointModel) and model.path is not None:
-            size = sum(file.stat().st_size for file in model.path.glob("*.safetensors"))
+            size = self._weight_bytes(model.path)
             if size < SMALL_JUDGE_BYTES:
                 small = f"a small local model ({size / 2**20:,.0f} MiB of weights)"
         elif isinstance(model, CheckpointModel | EndpointModel):
@@ -159,12 +182,22 @@ class Run:
             else None
         )
 
+    def _weight_bytes(self, path: Path) -> int:
+        if manifest := self.imports.get(path):
+            return sum(entry.size for entry in manifest.objects if is_weights(entry.name))
+        return sum(file.stat().st_size for file in path.glob("*.safetensors"))
+
 
 def open_run(path: Path) -> Run:
-    """Load a configuration, hash what it reads and unfold its plan."""
+    """Load a configuration, hash what it reads and unfold its plan.
+
+    The store is asked only for what the configuration says lies there.
+    """
     config = load(path)
-    contents = hash_contents(config)
-    return Run(path.absolute(), config, contents, plan(config, contents), open_store(config.store))
+    store = open_store(config.store)
+    imports = find_imports(config, store, path)
+    contents = hash_contents(config, {named: content_hash(imports[named]) for named in imports})
+    return Run(path.absolute(), config, contents, plan(config, contents), store, imports)
 
 
 def _api_key(name: str, model: EndpointModel) -> str:
@@ -186,7 +219,8 @@ def _api_key(name: str, model: EndpointModel) -> str:
     return key
 
 
-def _started_endpoints() -> dict[str, str]:
+def started_endpoints() -> dict[str, str]:
+    """Return the endpoints that whoever started this process names: model name → base URL."""
     text = os.environ.get(ENDPOINTS_ENV, "{}")
     try:
         return {str(name): str(url) for name, url in json.loads(text).items()}

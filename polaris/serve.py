@@ -21,6 +21,10 @@ from polaris.runtime import get_logger
 log = get_logger("serve")
 
 STRUCTURED = '{"backend": "xgrammar", "disable_any_whitespace": true}'
+EXPECTED_ENV = "POLARIS_EXPECTED_IDENTITY"
+"""The identity that the server was started for, where its configuration may change under it."""
+DRAIN_S = 15
+"""What requests in flight get to end when the server is told to stop, seconds."""
 OFFLINE = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 
 
@@ -34,6 +38,12 @@ def serve(run: Run, name: str, host: str, port: int) -> None:
     if not isinstance(model, CheckpointModel | TrainedModel):
         served = [key for key, found in run.config.models.items() if found.kind != "endpoint"]
         raise ConfigError(f"models: '{name}' is no model that this run serves; it has {', '.join(served)}")
+    expected, identity = os.environ.get(EXPECTED_ENV), run.identity_of_model(name)
+    if expected and expected != identity:
+        raise ConfigError(
+            f"{EXPECTED_ENV}: this server was started for '{expected}', models.{name} is now '{identity}';"
+            " the configuration was changed meanwhile, start the server again"
+        )
     folder = checkpoint(run, name)
     command = server_command(model.serve, folder, name, run.config.dtype(name), host, port)
     environment = {**os.environ, **OFFLINE}
@@ -44,15 +54,15 @@ def serve(run: Run, name: str, host: str, port: int) -> None:
         environment["HF_HUB_CACHE"] = str(hub)
     elif cpu_engine.vllm_is_cpu():
         environment |= cpu_engine.server_environment(model.serve)
-    log.info("serve", model=name, identity=run.identity_of_model(name), engine=model.serve.engine, port=port)
+    log.info("serve", model=name, identity=identity, engine=model.serve.engine, port=port)
     os.execve(sys.executable, command, environment)
 
 
 def checkpoint(run: Run, name: str) -> Path:
-    """Return a model's folder, fetched from the store and verified if this run trained it."""
-    folder = run.checkpoint_folder(name)
+    """Return a model's folder, fetched from the store and verified if trained by this run or imported."""
     if not isinstance(run.config.models[name], TrainedModel):
-        return folder
+        return run.model_folder(name)
+    folder = run.checkpoint_folder(name)
     manifest = run.manifest("train")
     if manifest is None:
         raise InputError(f"models.{name}: train is not complete in {run.store.url}; run it first")
@@ -72,6 +82,7 @@ def server_command(
     command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(folder), *address]
     command += ["--served-model-name", name, "--dtype", dtype]
     command += ["--tensor-parallel-size", str(settings.tensor_parallel)]
+    command += ["--shutdown-timeout", str(DRAIN_S)]
     # Between JSON tokens a small model can lose itself in blanks until its tokens are spent.
     command += ["--structured-outputs-config", STRUCTURED]
     if settings.max_model_len:

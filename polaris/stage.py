@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import json
 import os
 import platform
 import time
@@ -14,6 +15,7 @@ import traceback
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import polaris
 from polaris.artifact import (
@@ -39,10 +41,14 @@ from polaris.kinds import KINDS
 from polaris.plan import Instance
 from polaris.run import Run, open_run
 from polaris.runtime import StopFlag, get_logger, redact
-from polaris.storage import Store
+from polaris.storage import NotFound, Store
 
 ATTEMPT_ENV = "POLARIS_ATTEMPT"
 """The attempt's id, where an executor chose it."""
+EXPECTED_ENV = "POLARIS_EXPECTED_DIGEST"
+"""The digest that the stage was started for, where it reads a configuration that may change under it."""
+NODE_ENV = "POLARIS_NODE"
+"""Which of the nodes that work on one instance together this is; all but 0 help: no manifest, no status."""
 log = get_logger("stage")
 
 
@@ -101,8 +107,13 @@ def run_stage(path: Path, name: str) -> int:
     try:
         run = open_run(path)
         instance = run.instance(name)
+        _require_expected(instance)
         if run.manifest(name):
             log.info("complete", instance=name, digest=instance.digest, nothing_to_do=True)
+            return DONE
+        if (os.environ.get(NODE_ENV) or "0") != "0":
+            _program(run, instance, attempt, stop)
+            log.info("helped", instance=name, digest=instance.digest)
             return DONE
         status = Status(run.store, run.prefix(name), attempt)
         status.write("running")
@@ -135,7 +146,16 @@ def run_stage(path: Path, name: str) -> int:
         return _bug(name, error, status)
 
 
-def _make(run: Run, instance: Instance, attempt: str, stop: StopFlag) -> Manifest:
+def _require_expected(instance: Instance) -> None:
+    expected = os.environ.get(EXPECTED_ENV)
+    if expected and expected != instance.digest:
+        raise ConfigError(
+            f"{EXPECTED_ENV}: this was started to make {instance.name} {expected}, and the configuration now"
+            f" gives {instance.digest}; it was changed meanwhile, start the stage again"
+        )
+
+
+def _program(run: Run, instance: Instance, attempt: str, stop: StopFlag) -> StageContext:
     prefix = run.prefix(instance.name)
     inputs = {name: _input(run, name) for name in instance.needs}
     work = run.work_folder / instance.name / instance.digest
@@ -152,9 +172,14 @@ def _make(run: Run, instance: Instance, attempt: str, stop: StopFlag) -> Manifes
         work=work,
         stop=stop,
     )
-    started, begun = datetime.now(UTC), time.monotonic()
     log.info("begin", instance=instance.name, digest=instance.digest, attempt=attempt)
     KINDS[instance.kind].load()(context)
+    return context
+
+
+def _make(run: Run, instance: Instance, attempt: str, stop: StopFlag) -> Manifest:
+    started, begun = datetime.now(UTC), time.monotonic()
+    context = _program(run, instance, attempt, stop)
     manifest = Manifest(
         run=run.config.run,
         instance=instance.name,
@@ -202,6 +227,16 @@ class Status:
             self.store.put(self.key, from_rows([row]))
         except PolarisError as error:
             log.warning("status_not_written", key=self.key, reason=str(error))
+
+
+def newest_status(store: Store, prefix: str) -> dict[str, Any]:
+    """Return the status of an instance's newest attempt, empty if it never had one."""
+    keys = [info.key for info in store.list(f"{prefix}attempts/") if info.key.endswith(f"/{Status.NAME}")]
+    try:
+        found: dict[str, Any] = json.loads(store.get(max(keys))) if keys else {}
+    except (NotFound, ValueError):
+        return {}
+    return found
 
 
 def _bug(name: str, error: Exception, status: Status | None) -> int:

@@ -50,6 +50,16 @@ def target_from_prompt(prompt: str) -> int | None:
     return int(found[-1].replace(",", "")) if found else None
 
 
+def story_id(prompt: str, target: int) -> str:
+    """Return the id of a story that a prompt asks for at one of several targets: `prompt@target`."""
+    return f"{prompt}@{target}"
+
+
+def prompt_id(story: str) -> str:
+    """Return the prompt's id of a story's id; an id without a target is the prompt's own."""
+    return story.partition("@")[0]
+
+
 def without_length_sentence(prompt: str) -> str:
     """Return the prompt with its last length sentence cut out, and that sentence alone.
 

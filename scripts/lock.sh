@@ -13,11 +13,23 @@ compile() {
 # vLLM asks for these four and serves text without them; torchvision of another build even breaks its start.
 stack() {
     compile --unsafe-package torchvision --unsafe-package torchaudio --unsafe-package torchcodec \
-        --unsafe-package triton --extra report --extra train "$@" \
+        --unsafe-package triton --extra report --extra train --extra cluster "$@" \
         --output-file requirements/cpu.txt pyproject.toml requirements/cpu.in
 }
 
 echo "lock: resolving requirements/cpu.txt"
 stack 2>/dev/null || stack --extra-index-url "$POLARIS_TORCH_INDEX"
-echo "lock: resolving requirements/test.txt"
-compile --allow-unsafe --output-file requirements/test.txt requirements/test.in
+lock() {
+    name=$1
+    shift
+    echo "lock: resolving requirements/$name.txt"
+    compile --output-file "requirements/$name.txt" "$@" "requirements/$name.in"
+}
+
+lock test --allow-unsafe
+lock cluster
+# The images' locks. Those of serve and train are for CUDA, whose packages need no CUDA to be resolved.
+lock build --allow-unsafe
+lock tools --extra report --extra cluster --extra hub pyproject.toml
+lock serve --allow-unsafe --extra serve pyproject.toml
+lock train --allow-unsafe --extra serve --extra train pyproject.toml

@@ -32,6 +32,11 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             "POLARIS_LOG",
             "POLARIS_ENDPOINTS",
             "POLARIS_ATTEMPT",
+            "POLARIS_EXPECTED_DIGEST",
+            "POLARIS_EXPECTED_IDENTITY",
+            "POLARIS_NAMESPACE",
+            "POLARIS_RELEASE",
+            "POLARIS_ORCHESTRATOR",
         ):
             monkeypatch.delenv(name)
     # Processes that a test starts in another folder find this checkout too.
@@ -79,7 +84,7 @@ def demo(tmp_path: Path) -> Path:
     shipped = ROOT / "examples" / "demo"
     folder = tmp_path / "examples" / "demo"
     folder.mkdir(parents=True)
-    for name in ("demo.yaml", "anthology.epub", "prompts.jsonl", "heldout.jsonl"):
+    for name in ("demo.yaml", "anthology.epub", "prompts.jsonl", "heldout.jsonl", "length.jsonl"):
         shutil.copy(shipped / name, folder / name)
     model = tmp_path / ".polaris" / "model"
     model.mkdir(parents=True)

@@ -86,3 +86,32 @@ def tiny_model(folder: Path, *, template: str = PLAIN, seed: int = 0, tied: bool
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def demo_like_model(folder: Path, demo_model: Path, *, seed: int = 0) -> Path:
+    """Write a two-layer random model with the demo model's tokenizer: it fits the demo's settings."""
+    import torch
+    from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(demo_model)
+    torch.manual_seed(seed)
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=32,
+        max_position_embeddings=4096,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    Qwen3ForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    # transformers writes the weights for their owner alone; a pod's user is another.
+    for path in folder.iterdir():
+        path.chmod(0o644)
+    return folder

@@ -28,7 +28,7 @@ ONCE = "story-quality"
 def write_config(folder: Path, model: Path, **changed: Any) -> Path:
     """Write a run of the demo's books with a tiny random model, which is also the judge."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("anthology.epub", "prompts.jsonl", "heldout.jsonl"):
+    for name in ("anthology.epub", "prompts.jsonl", "heldout.jsonl", "length.jsonl"):
         shutil.copy(DEMO / name, folder / name)
     serve = {"max_model_len": 4096, "enforce_eager": True}
     config = {

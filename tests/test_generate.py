@@ -15,7 +15,7 @@ from polaris import generate
 from polaris.artifact import to_rows
 from polaris.chat import ChatAnswer
 from polaris.errors import ConfigError, InputError, Stopped, TransientError
-from polaris.generate import read_prompts, run, story_of
+from polaris.generate import Prompt, at_targets, read_prompts, run, story_of
 from polaris.stage import StageContext
 
 NAME = "generate.writer.quality"
@@ -70,6 +70,44 @@ def test_a_limit_takes_the_first_prompts(tmp_path):
         context = context_of(tmp_path, server.url, limit=1)
         run(context)
     assert [row["id"] for row in stories(context)] == ["a"]
+
+
+def test_targets_ask_each_prompt_once_at_each_and_keep_its_own_words_out(tmp_path):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(
+        '{"id": "a", "prompt": "Of a fox. The story should be 200 words long. End well.",'
+        ' "target_word_count": 200}\n'
+        '{"id": "b", "prompt": "Of a hen.", "target_word_count": 300}\n'
+        '{"id": "c", "prompt": "Of a cow.", "target_word_count": 300}\n'
+    )
+    with fake_endpoint(lambda *_: Reply("A fox.")) as server:
+        context = context_of(tmp_path, server.url, kind="length", targets=[1500, 60], limit=2)
+        run(context)
+        asked = len(server.requests)
+        run(context_of(tmp_path, server.url, kind="length", targets=[1500, 60], limit=2))
+        assert len(server.requests) == asked == 4, "what is kept is not asked for again"
+    assert [(row["id"], row["target_word_count"], row["prompt"]) for row in stories(context)] == [
+        ("a@1500", 1500, "Of a fox. End well. The story should be 1,500 words long."),
+        ("a@60", 60, "Of a fox. End well. The story should be 60 words long."),
+        ("b@1500", 1500, "Of a hen. The story should be 1,500 words long."),
+        ("b@60", 60, "Of a hen. The story should be 60 words long."),
+    ]
+
+
+def test_without_targets_a_length_evaluation_asks_each_prompt_at_its_own(tmp_path):
+    with fake_endpoint(lambda *_: Reply("A fox.")) as server:
+        context = context_of(tmp_path, server.url, kind="length")
+        run(context)
+    assert [(row["id"], row["target_word_count"]) for row in stories(context)] == [("a", 200), ("b", 300)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["The story should be 200 words long.", "It is 100 words long. The story should be 200 words long."],
+)
+def test_a_prompt_that_would_name_two_lengths_is_refused(text):
+    with pytest.raises(InputError, match="prompt a still asks for .* name no length in the prompts"):
+        at_targets([Prompt("a", text, 200)], (60,))
 
 
 def test_cut_stories_are_kept_and_counted(tmp_path):

@@ -48,6 +48,13 @@ FULL: dict[str, Any] = {
             "models": ["other", "outside", "trained"],
             "judge": "local",
         },
+        "length": {
+            "kind": "length",
+            "prompts": "/length.jsonl",
+            "models": ["hub"],
+            "judge": "strict",
+            "targets": [500, 1000],
+        },
     },
 }
 """Every section, every kind of model, and every model and judge at work somewhere."""
@@ -62,6 +69,7 @@ CONTENTS = {
         "/prompts.jsonl",
         "/quality.jsonl",
         "/second.jsonl",
+        "/length.jsonl",
     )
 }
 
@@ -74,15 +82,23 @@ CHOSEN: dict[Where, Any] = {
     ("evaluations", "quality", "baseline"): "hub",
     ("evaluations", "second", "judge"): "strict",
     ("evaluations", "second", "baseline"): "other",
+    ("evaluations", "length", "judge"): "local",
+    ("evaluations", "length", "baseline"): "hub",
+    ("evaluations", "length", "targets"): [500],
 }
 """Settings that name something: another name that exists."""
 
 EXCEPTIONS: dict[Where, str] = {
     ("models", "*", "kind"): "another kind is another section with other fields",
-    ("evaluations", "*", "kind"): "there is one kind of evaluation",
+    (
+        "evaluations",
+        "*",
+        "kind",
+    ): "another kind is another section with other fields; a test below looks at it",
     ("models", "base", "repo"): "a model with a path has no repository",
     ("models", "other", "repo"): "a model with a path has no repository",
     ("evaluations", "*", "models"): "it decides which instances there are; a test below looks at those",
+    ("evaluations", "*", "on_demand"): "the same",
 }
 
 
@@ -141,6 +157,13 @@ def test_leaving_a_model_out_changes_no_other_result() -> None:
     assert {name for name in after if after[name] != before[name]} == {"report"}
 
 
+def test_on_demand_or_not_the_stories_and_scores_are_the_same() -> None:
+    later = _changed(("evaluations", "quality", "on_demand"), True)
+    before, after = _digests(_config(FULL)), _digests(later)
+    assert {name for name in before if after[name] != before[name]} == {"report"}
+    assert set(after) - set(before) == {"report.quality"}
+
+
 EVALUATED = ("generate", "judge", "evaluate")
 
 
@@ -155,6 +178,7 @@ DOWNSTREAM = {
     "/prompts.jsonl": {"data", *TRAINED},
     "/quality.jsonl": {"report", *_of("quality", "base", "hub", "trained")},
     "/second.jsonl": {"report", *_of("second", "other", "outside", "trained")},
+    "/length.jsonl": {"report", *_of("length", "hub")},
     # The baseline is in each of its evaluation's comparisons.
     "/models/base": TRAINED | _of("quality", "base") | _of("quality", "hub", kinds=("evaluate",)),
     # It writes, and it judges the second evaluation.
@@ -180,6 +204,8 @@ def test_changed_content_changes_exactly_what_is_downstream(path: str) -> None:
         (("data", "min_words"), 1001, {"data", *TRAINED}),
         (("train", "learning_rate"), 2e-6, TRAINED),
         (("evaluations", "quality", "samples"), 2, DOWNSTREAM["/quality.jsonl"]),
+        (("evaluations", "quality", "kind"), "length", DOWNSTREAM["/quality.jsonl"]),
+        (("evaluations", "length", "targets"), [500, 2000], DOWNSTREAM["/length.jsonl"]),
         (
             ("evaluations", "quality", "bootstrap"),
             200,

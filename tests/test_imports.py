@@ -26,7 +26,7 @@ CORE = {
     "s3",
     "artifact",
 }
-CORE |= {"fields", "recipe", "chat", "llm", "run", "stage", "cpu_engine"}
+CORE |= {"fields", "recipe", "chat", "llm", "run", "stage", "cpu_engine", "hashes", "imports"}
 USES: dict[str, set[str]] = {
     "data": set(),
     "reward": {"judge"},
@@ -36,8 +36,11 @@ USES: dict[str, set[str]] = {
     "generate": {"reward"},
     "evaluate": {"judge", "reward"},
     "report": {"judge", "reward", "evaluate"},
-    "execute": {"serve"},
-    "cli": {"execute", "serve"},
+    "probe": set(),
+    "execute": {"serve", "probe"},
+    "check": set(),
+    "release": {"execute", "generate", "train"},
+    "cli": {"execute", "serve", "probe", "release", "check"},
 }
 """Part of the package → the parts that it may use beside the core and itself."""
 

@@ -38,10 +38,27 @@ def test_the_demo_unfolds_into_its_instances(demo: Path) -> None:
             ),
             (),
         ),
-        "report": (tuple(name for name in instances if name != "report"), ()),
+        "report": (tuple(name for name, found in instances.items() if not found.on_demand)[:-1], ()),
+        "generate.trained.length": (("train",), ("trained",)),
+        "judge.trained.length": (("generate.trained.length",), ("judge",)),
+        "evaluate.trained.length": (("generate.trained.length", "judge.trained.length"), ()),
+        "report.length": (
+            (
+                "data",
+                "train",
+                "generate.trained.length",
+                "judge.trained.length",
+                "evaluate.trained.length",
+            ),
+            (),
+        ),
     }
     assert instances["generate.base.story-quality"].params == {"model": "base", "evaluation": "story-quality"}
     assert instances["train"].kind == "train"
+    assert (instances["report.length"].kind, instances["report.length"].params) == (
+        "report",
+        {"evaluation": "length"},
+    )
 
 
 def test_names_are_fit_for_object_keys_and_every_need_comes_first(demo: Path) -> None:
@@ -77,9 +94,42 @@ def test_a_judge_that_this_run_trains_waits_for_the_training(tmp_path: Path) -> 
     assert judge.services == ("trained",)
 
 
+@pytest.mark.parametrize(
+    ("models", "baseline", "judge", "trains"),
+    [
+        (["writer"], None, "judge", False),
+        (["trained"], None, "judge", True),
+        (["writer", "trained"], "writer", "judge", True),
+        (["writer"], None, "own", True),
+    ],
+)
+def test_a_report_on_demand_needs_what_its_evaluation_stands_on(
+    tmp_path: Path, models: list[str], baseline: str | None, judge: str, trains: bool
+) -> None:
+    raw: dict[str, Any] = settings(tmp_path)
+    raw["models"] |= {"base": {"kind": "checkpoint", "path": "m"}, "trained": {"kind": "trained"}}
+    raw["judges"]["own"] = {"model": "trained"}
+    raw["train"] = {"base": "base", "judge": "judge"}
+    raw["evaluations"]["later"] = raw["evaluations"]["quality"] | {
+        "models": models,
+        "baseline": baseline,
+        "judge": judge,
+        "on_demand": True,
+    }
+    config = RunConfig.model_validate(raw, context={"base": tmp_path})
+    contents = {tmp_path / name: name for name in ("m", "book.epub", "prompts.jsonl")}
+    unfolded = plan(config, contents)
+    own = {f"{kind}.{model}.later" for kind in ("generate", "judge", "evaluate") for model in models}
+    assert set(unfolded.instances["report.later"].needs) == own | {"data"} | ({"train"} if trains else set())
+    assert not own & set(unfolded.instances["report"].needs)
+
+
 def test_selecting_takes_what_is_needed(demo: Path) -> None:
     unfolded = open_run(demo).plan
-    assert unfolded.selected([]) == set(unfolded.instances)
+    on_demand = {name for name in unfolded.instances if name.endswith(".length")}
+    assert unfolded.selected([]) == set(unfolded.instances) - on_demand
+    assert on_demand == {name for name, found in unfolded.instances.items() if found.on_demand}
+    assert unfolded.selected(["report.length"]) == on_demand | {"data", "train"}
     assert unfolded.selected(["train"]) == {"train", "data"}
     assert unfolded.selected(["judge.trained.story-quality", "generate.base.story-quality"]) == {
         "judge.trained.story-quality",
@@ -92,6 +142,17 @@ def test_selecting_takes_what_is_needed(demo: Path) -> None:
         ConfigError, match=r"^'trian' is no instance of this run; it has data, train, generate\."
     ):
         unfolded.selected(["trian"])
+
+
+def test_patterns_select_too(demo: Path) -> None:
+    unfolded = open_run(demo).plan
+    judged = {name for name in unfolded.instances if name.startswith("judge.") and name.endswith(".length")}
+    assert judged
+    assert unfolded.selected(["judge.*.length"], needs=False) == judged
+    assert unfolded.selected(["judge.*.length", "data"], needs=False) == judged | {"data"}
+    assert unfolded.selected(["judge.*.length"]) >= judged | {"generate.trained.length", "train", "data"}
+    with pytest.raises(ConfigError, match=r"^--only: 'judge\.\*\.size' fits no instance of this run"):
+        unfolded.selected(["judge.*.size"])
 
 
 def test_what_is_lost() -> None:

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from polaris.cli import config, inspect, model, run
+from polaris.cli import check, config, imports, inspect, model, run
 
 app = typer.Typer(
     name="polaris",
@@ -20,9 +20,10 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (run, inspect, model):
+for module in (run, inspect, model, check):
     module.register(app)
-app.add_typer(config.app, name="config")
+for name, group in (("config", config.app), ("model", imports.models), ("data", imports.data)):
+    app.add_typer(group, name=name)
 
 
 def main() -> None:

@@ -28,7 +28,8 @@ def check(config: ConfigFile) -> None:
     for instance in run.plan.instances.values():
         needs = f"  after {', '.join(instance.needs)}" if instance.needs else ""
         serves = f"  with {', '.join(instance.services)} served" if instance.services else ""
-        print(f"{instance.name}  {instance.digest}{needs}{serves}")
+        on_demand = "  on demand" if instance.on_demand else ""
+        print(f"{instance.name}  {instance.digest}{needs}{serves}{on_demand}")
     print(f"{config}: {len(run.plan.instances)} instances, nothing wrong")
 
 

@@ -1,4 +1,4 @@
-"""`polaris status`, `logs`, `report` and `gc`: a run's store in, what is there out."""
+"""`polaris status`, `logs`, `report`, `cost` and `gc`: a run's store, or a release, in; what is there out."""
 
 from __future__ import annotations
 
@@ -7,57 +7,160 @@ from typing import Annotated
 
 import typer
 
-from polaris.cli.options import ConfigFile, InstanceName
+from polaris.cli.options import ConfigFile, Context, InstanceName, MaybeConfig, Namespace, ReleaseName
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add this file's commands."""
-    app.command("status", epilog="Example: `polaris status examples/demo/demo.yaml`")(status)
-    app.command("logs", epilog="Example: `polaris logs train examples/demo/demo.yaml --follow`")(logs)
-    app.command("report", epilog="Example: `polaris report examples/demo/demo.yaml --out r.html`")(report)
+    on = "--release polaris -n NAMESPACE"
+    run = "examples/demo/demo.yaml"
+    for name, command, examples in (
+        ("status", status, (run, f"{on} --watch")),
+        ("logs", logs, (f"train {run} --follow", f"orchestrator {on}")),
+        ("report", report, (f"{run} --out r.html", on)),
+        ("cost", cost, (run, f"{on} --gpu-hour-usd 2.5")),
+    ):
+        shown = ", ".join(f"`polaris {name} {example}`" for example in examples)
+        app.command(name, epilog=f"Examples: {shown}")(command)
     app.command("gc", epilog="Example: `polaris gc examples/demo/demo.yaml --dry-run`")(gc)
 
 
 def status(
-    config: ConfigFile, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
+    context: typer.Context,
+    config: MaybeConfig = None,
+    as_json: AsJson = False,
+    release: ReleaseName = None,
+    namespace: Namespace = None,
+    kube_context: Context = None,
+    watch: Annotated[
+        bool,
+        typer.Option("--watch", "-w", help="Refresh every 2 s until the release's run is over."),
+    ] = False,
 ) -> None:
-    """Show every instance: state, digest, time, counts, cost, and why it failed."""
+    """Show every instance: state, digest, time, counts, cost, and why it failed or waits.
+
+    Of a release also its pods, its models' servers and its orchestrator; `--watch` ends with the run's
+    exit code.
+    """
+    from polaris.cli.release import chosen, opened, print_release, watch_release
     from polaris.cli.summary import print_status
+    from polaris.errors import ConfigError
     from polaris.run import open_run
 
-    print_status(open_run(config), as_json=as_json)
+    path = chosen(context, config, release)
+    if path is not None:
+        if watch:
+            raise ConfigError(
+                "--watch: follows a release; give --release NAME, or watch `polaris run` itself"
+            )
+        print_status(open_run(path), as_json=as_json)
+        return
+    if watch and as_json:
+        raise ConfigError("--watch: has no JSON; call with --json as often as you like instead")
+    with opened(release, namespace, kube_context) as found:
+        if watch:
+            raise typer.Exit(watch_release(found))
+        print_release(found, as_json=as_json)
 
 
 def logs(
+    context: typer.Context,
     instance: InstanceName,
-    config: ConfigFile,
+    config: MaybeConfig = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing while it runs.")] = False,
+    release: ReleaseName = None,
+    namespace: Namespace = None,
+    kube_context: Context = None,
+    node: Annotated[int, typer.Option(min=0, help="Machine of a training on several, with --release.")] = 0,
 ) -> None:
-    """Print the log of an instance's newest attempt; `service-MODEL` is a model server's."""
+    """Print the log of an instance's newest attempt; `service-MODEL` is a model server's.
+
+    Of a release also `orchestrator` and `store`; an instance's pod that is gone left its log in the store.
+    """
     from polaris.cli.logs import print_logs
+    from polaris.cli.release import chosen, opened, print_release_logs
     from polaris.run import open_run
 
-    print_logs(open_run(config), instance, follow=follow)
+    path = chosen(context, config, release)
+    if path is not None:
+        print_logs(open_run(path), instance, follow=follow)
+        return
+    with opened(release, namespace, kube_context) as found:
+        print_release_logs(found, instance, node=node, follow=follow)
 
 
 def report(
-    config: ConfigFile, out: Annotated[Path | None, typer.Option(help="Write the page here.")] = None
+    context: typer.Context,
+    config: MaybeConfig = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the page here (default: execute.report_file, for a release"
+            " ./polaris-report-RUN.html)."
+        ),
+    ] = None,
+    evaluation: Annotated[
+        str | None, typer.Option("--evaluation", metavar="NAME", help="The page of an evaluation on demand.")
+    ] = None,
+    release: ReleaseName = None,
+    namespace: Namespace = None,
+    kube_context: Context = None,
 ) -> None:
     """Fetch the report page of a finished run and print its path."""
-    from polaris.artifact import Artifact
-    from polaris.cli.summary import save_report
-    from polaris.errors import InputError
+    from polaris.cli.release import chosen, fetch_report, opened
     from polaris.run import open_run
 
-    run = open_run(config)
-    manifest = run.manifest("report")
-    if manifest is None:
-        raise InputError(f"report is not complete in {run.store.url}; `polaris run {config}` makes it")
-    if out is None:
-        print(save_report(run, manifest))
+    name = f"report.{evaluation}" if evaluation else "report"
+    path = chosen(context, config, release)
+    if path is not None:
+        print(fetch_report(open_run(path), name, out, fix=f"`polaris run {path}` makes it"))
         return
-    out.write_bytes(Artifact(run.store, manifest).read("report.html"))
-    print(out)
+    with opened(release, namespace, kube_context) as found:
+        run = found.opened()
+        page = f"polaris-{name.replace('.', '-')}-{run.config.run}.html"
+        fix = f"`polaris status --release {release} -n {found.cluster.namespace}` tells how far it is"
+        print(fetch_report(run, name, out or Path(page), fix=fix))
+
+
+def cost(
+    context: typer.Context,
+    config: MaybeConfig = None,
+    as_json: AsJson = False,
+    prompt_tokens: Annotated[
+        int | None,
+        typer.Option(min=0, help="Tokens that a judge call reads, until this run has measured it [8000]."),
+    ] = None,
+    completion_tokens: Annotated[
+        int | None,
+        typer.Option(min=0, help="Tokens that a judge call writes, until this run has measured it [2500]."),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Training steps, as long as neither data nor max_steps tells them."),
+    ] = None,
+    gpu_hour_usd: Annotated[
+        float | None, typer.Option(min=0, help="Price of one GPU for one hour, US$ (default: hours only).")
+    ] = None,
+    release: ReleaseName = None,
+    namespace: Namespace = None,
+    kube_context: Context = None,
+) -> None:
+    """Show what the run has cost, and what is to come, with all that the forecast rests on."""
+    from polaris.cli.cost import print_costs
+    from polaris.cli.release import chosen, opened
+    from polaris.release.spending import of_release, works_of
+    from polaris.run import open_run
+
+    tokens = (prompt_tokens, completion_tokens)
+    path = chosen(context, config, release)
+    if path is not None:
+        run = open_run(path)
+        print_costs(run, *works_of(run, steps=steps), tokens, gpu_hour_usd, as_json=as_json)
+        return
+    with opened(release, namespace, kube_context) as found:
+        print_costs(*of_release(found, steps), tokens, gpu_hour_usd, as_json=as_json)
 
 
 def gc(

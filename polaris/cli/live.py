@@ -70,9 +70,10 @@ class Live:
             self._ready.discard(name)
         if what in ("complete", "failed"):
             self._drop(name)
-        seconds = time.monotonic() - self._begun.get(name, time.monotonic())
+        # One that an earlier process started has an unknown beginning.
+        took = f" in {_clock(time.monotonic() - self._begun[name])}" if name in self._begun else ""
         if what == "complete":
-            self._say("green", "✓", name, f"complete in {_clock(seconds)}{self._counts(name)}")
+            self._say("green", "✓", name, f"complete{took}{self._counts(name)}")
         elif what == "failed":
             self._say("red", "✗", name, detail)
         else:
@@ -85,7 +86,7 @@ class Live:
                 self._ready.add(name)
                 self._say("cyan", "·", f"model {name}", "answers")
         for name, path in self.executor.running().items():
-            for event in self._events(name, path):
+            for event in self._events(name, path) if path else ():
                 if event.get("event") == "progress":
                     self._progress(name, event)
                 elif event.get("level") in ("warning", "error") and event.get("event") != "failed":

@@ -25,7 +25,7 @@ def print_logs(run: Run, name: str, *, follow: bool) -> None:
         run.instance(name)
     files = sorted(log_folder(run, name).glob("*.log"))
     lines = _followed(run, files[-1]) if files and follow else _stored(run, name, files)
-    for line in _readable(lines):
+    for line in readable(lines):
         print(line, flush=follow)
 
 
@@ -53,7 +53,8 @@ def _followed(run: Run, path: Path) -> Iterator[str]:
                 return
 
 
-def _readable(lines: Iterable[str]) -> Iterator[str]:
+def readable(lines: Iterable[str]) -> Iterator[str]:
+    """Yield JSON log lines as a person reads them, other lines as they are."""
     render = structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty(), pad_event_to=0, sort_keys=True)
     for line in lines:
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -14,8 +13,7 @@ from polaris.cli.live import brief_counts
 from polaris.errors import MEANING
 from polaris.execute.lease import is_held
 from polaris.run import Run
-from polaris.stage import Status
-from polaris.storage import NotFound
+from polaris.stage import newest_status
 
 _STYLES = {"complete": "green", "running": "cyan", "failed": "red", "interrupted": "yellow"}
 
@@ -46,8 +44,8 @@ def rows(run: Run, selected: set[str], reasons: dict[str, str]) -> list[Row]:
             usd = manifest.cost.get("usd")
             found.append(Row(name, "complete", digest, manifest.seconds, manifest.counts, usd, ""))
             continue
-        status = latest_status(run, name)
-        state = str(status.get("state", "pending"))
+        status = newest_status(run.store, run.prefix(name))
+        state = str(status.get("state") or ("on demand" if run.plan.instances[name].on_demand else "pending"))
         if state == "running" and not held:
             state = "interrupted"
         reason = reasons.get(name) or str(status.get("reason") or "")
@@ -56,17 +54,6 @@ def rows(run: Run, selected: set[str], reasons: dict[str, str]) -> list[Row]:
         if status.get("code") in MEANING and state == "failed":
             reason = f"{reason} (exit code {status['code']}: {MEANING[status['code']]})"
         found.append(Row(name, state, digest, None, {}, None, reason))
-    return found
-
-
-def latest_status(run: Run, name: str) -> dict[str, Any]:
-    """Return the status of an instance's newest attempt, empty if it never had one."""
-    ending = f"/{Status.NAME}"
-    keys = [info.key for info in run.store.list(f"{run.prefix(name)}attempts/") if info.key.endswith(ending)]
-    try:
-        found: dict[str, Any] = json.loads(run.store.get(max(keys))) if keys else {}
-    except (NotFound, ValueError):
-        return {}
     return found
 
 
@@ -80,7 +67,7 @@ def print_status(run: Run, *, as_json: bool) -> None:
 
 
 def print_summary(run: Run, selected: set[str], reasons: dict[str, str]) -> None:
-    """Print the table, the notes of the artifacts, and the path of a copy of the report."""
+    """Print the table, the notes of the artifacts, and the paths of copies of the reports."""
     found = rows(run, selected, reasons)
     console = _print(run, found)
     done = sum(row.state == "complete" for row in found)
@@ -88,14 +75,18 @@ def print_summary(run: Run, selected: set[str], reasons: dict[str, str]) -> None
     seconds = sum(row.seconds or 0 for row in found)
     total = f"{done} of {len(found)} complete · {seconds / 60:.1f} min of work · {usd:.2f} USD"
     console.print(total, soft_wrap=True)
-    manifest = run.manifest("report") if "report" in selected else None
-    if manifest:
-        console.print(f"Report: {save_report(run, manifest)}", soft_wrap=True)
+    for name, instance in run.plan.instances.items():
+        manifest = run.manifest(name) if name in selected and instance.kind == "report" else None
+        if manifest:
+            console.print(f"Report: {save_report(run, manifest)}", soft_wrap=True)
 
 
 def save_report(run: Run, manifest: Manifest) -> str:
-    """Write the report page to where the configuration says, return that path."""
+    """Write a report page to where the configuration says, an evaluation's own beside it; return the path."""
     path = run.config.execute.report_file
+    _, _, evaluation = manifest.instance.partition(".")
+    if evaluation:
+        path = path.with_name(f"{path.stem}-{evaluation}{path.suffix}")
     data = Artifact(run.store, manifest).read("report.html")
     if not path.is_file() or path.read_bytes() != data:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -100,7 +100,7 @@ def _book(files: Files) -> Book:
     if not stories:
         raise InputError(f"{files.name}: no story found; expected an anthology. Left out: {'; '.join(left)}")
     return Book(
-        title=metadata(package.opf, "title") or files.name,
+        title=metadata(package.opf, "title") or Path(files.name).name,
         authors=authors,
         language=metadata(package.opf, "language") or "und",
         rights=metadata(package.opf, "rights"),

@@ -18,7 +18,7 @@ from polaris.errors import InputError
 from polaris.runtime import get_logger, progress
 from polaris.stage import StageContext
 
-READER = 1
+READER = 2
 """Version of what a kept book holds; another one is read again."""
 
 log = get_logger("data")
@@ -30,12 +30,13 @@ def run(context: StageContext) -> None:
     Raises InputError for an unreadable book or prompts row, or if no pair is left; Stopped on a signal.
     """
     settings = context.config.data
-    prompts = read_prompts(settings.prompts) if settings.prompts is not None else None
+    local = context.run.local
+    prompts = read_prompts(local(settings.prompts)) if settings.prompts is not None else None
     sources: list[Source] = []
     not_stories = 0
     hashes: dict[str, Path] = {}
     with progress(len(settings.books), "books") as bar:
-        for path in settings.books:
+        for path in map(local, settings.books):
             context.stop.check()
             sha256 = _hash(path)
             if sha256 in hashes:

@@ -7,14 +7,37 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from polaris.artifact import Artifact
 from polaris.config import RunConfig, TrainedModel
 from polaris.errors import InputError
-from polaris.evaluate import story_quality
+from polaris.evaluate import length, story_quality
+from polaris.evaluate.stories import counts, per_story
 from polaris.stage import StageContext
 from polaris.text import WORD_COUNTER
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What one kind of evaluation computes from `per_story` rows, a seed and a number of resamples.
+
+    `result` returns `metric_version`, `figures` and whatever else the kind has to say; `compare` takes the
+    baseline's rows too and returns the paired differences.
+    """
+
+    result: Callable[[Rows, int, int], dict[str, Any]]
+    compare: Callable[[Rows, Rows, int, int], dict[str, Any]]
+
+
+BENCHMARKS = {
+    "story-quality": Benchmark(story_quality.result, story_quality.compare),
+    "length": Benchmark(length.result, length.compare),
+}
+"""Benchmarks by their evaluations' kind."""
 
 
 def run(context: StageContext) -> None:
@@ -26,12 +49,12 @@ def run(context: StageContext) -> None:
     """
     model, name = context.instance.params["model"], context.instance.params["evaluation"]
     evaluation = context.config.evaluations[name]
-    judge = context.inputs[f"judge.{model}.{name}"]
     generated = context.inputs[f"generate.{model}.{name}"].rows("stories.jsonl")
-    scores = judge.rows("scores.jsonl")
-    rows = story_quality.per_story(generated, scores, judge.rows("failures.jsonl"))
+    scores = context.inputs[f"judge.{model}.{name}"].rows("scores.jsonl")
+    rows = _rows(context, model, name)
     seed, resamples = context.config.seed, evaluation.bootstrap
-    figures = story_quality.figures(rows, seed, resamples)
+    computed = BENCHMARKS[evaluation.kind].result(rows, seed, resamples)
+    quality = computed["figures"]["story_quality"]
     result: dict[str, Any] = {
         "evaluation": name,
         "kind": evaluation.kind,
@@ -43,13 +66,12 @@ def run(context: StageContext) -> None:
         "same_judge_as_training": same_judge_as_training(
             context.config, model, evaluation.judge, context.run.identity_of_model
         ),
-        "metric_version": story_quality.METRIC_VERSION,
         "word_counter": WORD_COUNTER,
         "bootstrap": {"resamples": resamples, "seed": seed, "level": 0.95},
-        "n": figures["story_quality"]["n"],
-        "n_failed": figures["story_quality"]["n_failed"],
-        "figures": figures,
-        **story_quality.counts(rows),
+        "n": quality["n"],
+        "n_failed": quality["n_failed"],
+        **computed,
+        **counts(rows),
         "paired": _paired(context, model, name, rows),
         "per_story": rows,
     }
@@ -82,20 +104,20 @@ def one_value(rows: Iterable[dict[str, Any]], key: str, where: str) -> str | Non
     return found[0] if found else None
 
 
-def _paired(
-    context: StageContext, model: str, name: str, rows: list[dict[str, Any]]
-) -> dict[str, Any] | None:
+def _rows(context: StageContext, model: str, name: str) -> Rows:
+    judge: Artifact = context.inputs[f"judge.{model}.{name}"]
+    stories = context.inputs[f"generate.{model}.{name}"].rows("stories.jsonl")
+    return per_story(stories, judge.rows("scores.jsonl"), judge.rows("failures.jsonl"))
+
+
+def _paired(context: StageContext, model: str, name: str, rows: Rows) -> dict[str, Any] | None:
     evaluation = context.config.evaluations[name]
     baseline = evaluation.baseline
     if baseline is None or baseline == model:
         return None
-    judge: Artifact = context.inputs[f"judge.{baseline}.{name}"]
-    other = story_quality.per_story(
-        context.inputs[f"generate.{baseline}.{name}"].rows("stories.jsonl"),
-        judge.rows("scores.jsonl"),
-        judge.rows("failures.jsonl"),
-    )
-    differences = story_quality.compare(rows, other, context.config.seed, evaluation.bootstrap)
+    compare = BENCHMARKS[evaluation.kind].compare
+    other = _rows(context, baseline, name)
+    differences = compare(rows, other, context.config.seed, evaluation.bootstrap)
     return {"baseline": baseline, "figures": differences}
 
 

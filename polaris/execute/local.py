@@ -3,44 +3,57 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 from polaris.artifact import new_attempt
 from polaris.errors import BUG, DONE, FINAL, MEANING, TRANSIENT, PolarisError
-from polaris.run import ENDPOINTS_ENV, Run
+from polaris.execute.ended import Ended, telling_lines
+from polaris.probe import probe
+from polaris.run import ENDPOINTS_ENV, Run, started_endpoints
 from polaris.runtime import LOG_ENV, die_with_parent, get_logger, redact
 from polaris.stage import ATTEMPT_ENV, Status
 
 log = get_logger("local")
 
-TAIL_LINES = 3
-LINE_LENGTH = 300
-_ERROR = re.compile(r"\b[A-Za-z]*(Error|Exception|Killed)\b: |\berror: ")
 STOP_S = 20.0
 """What a process gets between the polite signal and the last one, seconds."""
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How a stage ended: exit code (128 + N for signal N), one-line reason, and its log's last lines."""
+@dataclass
+class _Endpoint:
+    """A model's endpoint: whether it has generated a token, and what it answered last instead."""
 
-    name: str
-    code: int
-    reason: str
+    url: str
+    ready: threading.Event = field(default_factory=threading.Event)
+    answer: str = ""
+    begun: float = field(default_factory=time.monotonic)
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    def watch(self, model: str, lives: Callable[[], bool]) -> None:
+        """Ask for a token in a thread of its own until one comes, or the server is gone."""
+        threading.Thread(target=self._ask, args=(model, lives), daemon=True).start()
+
+    def _ask(self, model: str, lives: Callable[[], bool]) -> None:
+        while lives() and not self.ended.is_set():
+            self.answer = probe(self.url, model)
+            if not self.answer:
+                self.ready.set()
+                return
+            self.ended.wait(0.5)
+
+    def is_late(self, longest_s: float) -> bool:
+        return not self.ready.is_set() and time.monotonic() - self.begun > longest_s
 
 
 @dataclass
@@ -50,13 +63,10 @@ class _Child:
     process: subprocess.Popen[bytes]
     log_path: Path
     attempt: str = ""
-    url: str = ""
-    ready: threading.Event = field(default_factory=threading.Event)
-    answer: str = ""
-    begun: float = field(default_factory=time.monotonic)
 
     def tail(self) -> str:
-        return redact(telling_lines(self.log_path))
+        with self.log_path.open(encoding="utf-8", errors="replace") as file:
+            return redact(telling_lines(file))
 
     def kill_group(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -73,25 +83,34 @@ class _Child:
 
 
 class LocalExecutor:
-    """Carries actions out with processes of this machine."""
+    """Carries actions out with processes of this machine.
+
+    A model that POLARIS_ENDPOINTS of this process names is served already: it gets no process, is asked
+    for a token before anything uses it, and is never stopped.
+    """
+
+    poll_s = 0.3
+    outlives_loop = False
 
     def __init__(self, run: Run) -> None:
         self.run = run
+        self._given = started_endpoints()
         self._stages: dict[str, _Child] = {}
-        self._services: dict[str, _Child] = {}
+        self._servers: dict[str, _Child] = {}
+        self._services: dict[str, _Endpoint] = {}
 
     # Stages
 
     def start_stage(self, name: str) -> None:
         """Start a stage with the endpoints of the services that answer."""
         attempt = new_attempt()
-        endpoints = {model: child.url for model, child in self._services.items() if child.ready.is_set()}
+        endpoints = {model: found.url for model, found in self._services.items() if found.ready.is_set()}
         environment = {ENDPOINTS_ENV: json.dumps(endpoints), ATTEMPT_ENV: attempt}
         arguments = ["stage", name, str(self.run.path)]
         self._stages[name] = _start(arguments, environment, log_folder(self.run, name) / f"{attempt}.log")
         self._stages[name].attempt = attempt
 
-    def running(self) -> dict[str, Path]:
+    def running(self) -> dict[str, Path | None]:
         """Return the stages that run, and their logs."""
         return {name: child.log_path for name, child in self._stages.items()}
 
@@ -137,17 +156,21 @@ class LocalExecutor:
 
     def start_service(self, model: str) -> None:
         """Start a model's server; `services` says when it has generated its first token."""
+        name = self.run.served_name(model)
+        if model in self._given:
+            found = self._services[model] = _Endpoint(self._given[model])
+            found.watch(name, lambda: True)
+            return
         port = _free_port()
         path = log_folder(self.run, f"service-{model}") / f"{new_attempt()}.log"
         arguments = ["serve", model, str(self.run.path), "--port", str(port)]
-        child = _start(arguments, {}, path)
-        child.url = f"http://127.0.0.1:{port}/v1"
-        self._services[model] = child
-        threading.Thread(target=_await_token, args=(child, self.run.served_name(model)), daemon=True).start()
+        child = self._servers[model] = _start(arguments, {}, path)
+        found = self._services[model] = _Endpoint(f"http://127.0.0.1:{port}/v1")
+        found.watch(name, lambda: child.process.poll() is None)
 
     def services(self) -> dict[str, bool]:
         """Return the services that are up or starting, and whether they answer."""
-        return {name: child.ready.is_set() for name, child in self._services.items()}
+        return {name: found.ready.is_set() for name, found in self._services.items()}
 
     def service_url(self, model: str) -> str:
         """Return a running service's base URL."""
@@ -156,63 +179,44 @@ class LocalExecutor:
     def dead_services(self) -> list[Ended]:
         """Return the services that died or took too long since the last call; they are gone then."""
         found = []
-        for name, child in list(self._services.items()):
-            code = child.process.poll()
-            late = time.monotonic() - child.begun > self.run.config.execute.service_timeout_s
-            if code is None and (child.ready.is_set() or not late):
+        for name, endpoint in list(self._services.items()):
+            child = self._servers.get(name)
+            code = child.process.poll() if child else None
+            if code is None and not endpoint.is_late(self.run.config.execute.service_timeout_s):
                 continue
-            del self._services[name]
             what = "died" if code is not None else "gave no token within execute.service_timeout_s"
-            what += f" (its last answer: {child.answer})" if child.answer and code is None else ""
-            child.kill_group(signal.SIGKILL)
-            child.process.wait()
-            reason = f"the endpoint of models.{name} {what}; its log ends: {child.tail()}"
+            what += f" (its last answer: {endpoint.answer})" if endpoint.answer and code is None else ""
+            reason = f"the endpoint of models.{name} {what}"
+            self._drop(name)
+            if child:
+                child.kill_group(signal.SIGKILL)
+                child.process.wait()
+                reason += f"; its log ends: {child.tail()}"
             found.append(Ended(name, code if code in (*FINAL, TRANSIENT) else BUG, reason))
         return found
 
     def stop_service(self, model: str) -> None:
-        """Stop a service and wait until it is gone."""
-        child = self._services.pop(model)
-        child.kill_group(signal.SIGTERM)
-        child.end(f"service-{model}")
+        """Stop a service and wait until it is gone; one that was given is only counted no longer."""
+        child = self._servers.get(model)
+        self._drop(model)
+        if child:
+            child.kill_group(signal.SIGTERM)
+            child.end(f"service-{model}")
+
+    def _drop(self, model: str) -> None:
+        self._services.pop(model).ended.set()
+        self._servers.pop(model, None)
 
     def close(self) -> None:
         """End everything that still runs; a stage gets a moment to save."""
         self.stop_stages(signal.SIGTERM)
-        for child in self._services.values():
+        for child in self._servers.values():
             child.kill_group(signal.SIGTERM)
         for name, child in self._stages.items():
             child.end(name)
         self._stages.clear()
         for model in list(self._services):
             self.stop_service(model)
-
-
-def telling_lines(path: Path) -> str:
-    """Return a log's last lines that name an error, or else its very last lines, on one line.
-
-    A server's farewell is long and says nothing; what killed it stands above.
-    """
-    with path.open(encoding="utf-8", errors="replace") as file:
-        lines = [_plain(line.strip()) for line in file if line.strip()]
-    errors = [line for line in lines if _ERROR.search(line)]
-    return " | ".join((errors or lines)[-TAIL_LINES:])
-
-
-def _plain(line: str) -> str:
-    """Return what a log line of ours says, without its JSON; any other line as it is."""
-    try:
-        event = json.loads(line) if line.startswith("{") else {}
-    except ValueError:
-        event = {}
-    if not event.get("event"):
-        return line[:LINE_LENGTH]
-    told = event.get("traceback") or event.get("reason") or ""
-    return (
-        f"{event['event']}: {str(told).strip().splitlines()[-1]}"[:LINE_LENGTH]
-        if told
-        else str(event["event"])
-    )
 
 
 def log_folder(run: Run, name: str) -> Path:
@@ -240,28 +244,3 @@ def _free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
-
-
-def _await_token(child: _Child, model: str) -> None:
-    """Set the child's ready event once its model is listed and has generated one token.
-
-    A server can list its model before its sampler ever ran, and die on the first request.
-    """
-    asked = {"model": model, "max_tokens": 1, "messages": [{"role": "user", "content": "Hello"}]}
-    request = urllib.request.Request(
-        f"{child.url}/chat/completions",
-        json.dumps(asked).encode(),
-        {"Content-Type": "application/json", "Authorization": "Bearer none"},
-    )
-    # A proxy of the environment leads to the world, not to the server beside us.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    while child.process.poll() is None:
-        try:
-            with opener.open(f"{child.url}/models", timeout=5):
-                pass
-            with opener.open(request, timeout=300):
-                child.ready.set()
-                return
-        except (urllib.error.URLError, OSError, http.client.HTTPException) as error:
-            child.answer = str(error)
-            time.sleep(0.5)

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from polaris.artifact import new_attempt
 from polaris.errors import BUG, DONE, FINAL, TRANSIENT, TransientError
-from polaris.execute.local import Ended
+from polaris.execute.ended import Ended
 from polaris.plan import Failure, State, is_lost, next_actions
 from polaris.run import Run
 from polaris.runtime import StopFlag, get_logger
@@ -18,20 +18,23 @@ from polaris.stage import Status
 
 log = get_logger("run")
 
-POLL_S = 0.3
-
 
 class Executor(Protocol):
     """What carries actions out: processes of this machine, or Jobs and Deployments of a cluster."""
 
+    poll_s: float
+    """How long the loop rests between two looks, seconds."""
+    outlives_loop: bool
+    """Whether stages and services go on when the loop ends, and the next loop finds them."""
+
     def start_stage(self, name: str) -> None:
         """Start a stage."""
 
-    def running(self) -> dict[str, Path]:
-        """Return the stages that run, and their logs."""
+    def running(self) -> dict[str, Path | None]:
+        """Return the stages that run, and their logs where they lie on this machine."""
 
     def ended(self) -> list[Ended]:
-        """Return the stages that ended since the last call."""
+        """Return the stages that ended since the last call; a round of the loop begins with it."""
 
     def stop_stages(self, number: int) -> None:
         """Ask every stage to save and stop."""
@@ -81,13 +84,16 @@ def carry_out(
     """Do what `next_actions` says until nothing more can be done.
 
     `on_change(what, name, detail)` hears of every start, end and failure. When `stop` is set, stages
-    are asked to save and stop, and Stopped is raised when they have. Raises TransientError if the run
-    is no longer ours to carry out.
+    that do not outlive the loop are asked to save and stop, and Stopped is raised when they have. Raises
+    TransientError if the run is no longer ours to carry out.
     """
-    outcome = Outcome(complete={name for name in selected if run.manifest(name)})
+    known = selected.union(*(run.plan.instances[name].needs for name in selected))
+    outcome = Outcome(complete={name for name in known if run.manifest(name)})
     while True:
         if stop.requested:
-            _wind_down(executor, stop, on_poll)
+            if not executor.outlives_loop:
+                _wind_down(executor, stop, on_poll)
+            stop.check()
         if not is_ours():
             raise TransientError(f"another polaris run has taken over '{run.config.run}'; wait for it")
         _collect(run, executor, selected, outcome, on_change)
@@ -109,7 +115,39 @@ def carry_out(
             outcome.lost = [name for name, found in outcome.failures.items() if is_lost(found, retries)]
             return outcome
         on_poll()
-        time.sleep(POLL_S)
+        _rest(executor.poll_s, stop)
+
+
+def through_outages(
+    attempt: Callable[[Callable[[], None]], Outcome],
+    stop: StopFlag,
+    *,
+    wait_s: float = 10.0,
+    longest_s: float = 1800.0,
+    clock: Callable[[], float] = time.monotonic,
+) -> Outcome:
+    """Carry a run out whose executor finds its stages again, anew after whatever may pass.
+
+    `attempt(going_well)` calls `going_well` at every look that succeeded. Raises the TransientError that
+    lasts for `longest_s` seconds.
+    """
+    well = [clock()]
+    while True:
+        try:
+            return attempt(lambda: well.__setitem__(0, clock()))
+        except TransientError as error:
+            if clock() - well[0] > longest_s:
+                raise
+            log.warning("outage", reason=str(error), again_in_s=wait_s)
+            _rest(wait_s, stop)
+            stop.check()
+
+
+def _rest(seconds: float, stop: StopFlag) -> None:
+    """Sleep, but wake up for a signal."""
+    end = time.monotonic() + seconds
+    while not stop.requested and (left := end - time.monotonic()) > 0:
+        time.sleep(min(left, 0.3))
 
 
 def _collect(
@@ -121,6 +159,8 @@ def _collect(
 ) -> None:
     """Take in what ended since the last look."""
     for ended in executor.ended():
+        if ended.name in outcome.complete:
+            continue
         if run.manifest(ended.name):
             outcome.complete.add(ended.name)
             outcome.failures.pop(ended.name, None)
@@ -160,5 +200,4 @@ def _wind_down(executor: Executor, stop: StopFlag, on_poll: Callable[[], None]) 
     while executor.running():
         executor.ended()
         on_poll()
-        time.sleep(POLL_S)
-    stop.check()
+        time.sleep(executor.poll_s)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,43 +26,52 @@ def collect(
     inputs: Mapping[str, Artifact],
     config: RunConfig,
     *,
+    needs: Collection[str],
     config_path: Path,
     identities: Mapping[str, str],
     caveats: Mapping[str, str | None],
+    evaluation: str | None = None,
 ) -> dict[str, Any]:
     """Return the report's facts.
 
     Args:
         inputs: finished artifacts by instance name.
         config: the run's configuration.
+        needs: the instances that the report is about, finished or not.
         config_path: the configuration's file; paths below its folder are shown relative to it, so that a
             report that is passed on does not tell where its maker keeps things.
         identities: model name → identity of its weights or endpoint.
         caveats: judge name → what to say wherever its scores appear, None for a judge to be trusted.
+        evaluation: the one evaluation that an on-demand report is of; None for the run's own report.
 
     """
     manifests = [artifact.manifest for artifact in inputs.values()]
     evaluations = [
         evaluation_facts(name, inputs, config, caveats.get(settings.judge))
         for name, settings in config.evaluations.items()
+        if any(f"evaluate.{model}.{name}" in needs for model in settings.models)
     ]
     data = data_facts(inputs["data"]) if "data" in inputs else None
     training = _training(inputs, config, identities, data)
-    missing = [line for evaluation in evaluations for line in evaluation["missing"]]
+    missing = [line for facts in evaluations for line in facts["missing"]]
     if data is None:
         missing.insert(0, "The data stage has no artifact here.")
-    if config.train is not None and training is None:
+    if "train" in needs and training is None:
         missing.insert(0, "The train stage has no artifact here: there are no training curves.")
-    if not evaluations:
+    if not config.evaluations:
         missing.append("The configuration names no evaluation: nothing was scored.")
+    elif not evaluations:
+        missing.append("Each evaluation of this run is made on demand and has a report of its own.")
     return {
         "format": FORMAT,
         "run": config.run,
+        "evaluation": evaluation,
+        "trains": "train" in needs,
         "config_file": config_path.name,
         "seed": config.seed,
         "started": min((manifest.started for manifest in manifests), default=None),
         "finished": max((manifest.finished for manifest in manifests), default=None),
-        "caveats": _caveats(config, caveats, evaluations),
+        "caveats": _caveats(config, caveats, evaluations, "train" in needs),
         "models": model_rows(config, identities),
         "rubric": dimensions(),
         "evaluations": evaluations,
@@ -145,13 +154,16 @@ def _training(
 
 
 def _caveats(
-    config: RunConfig, caveats: Mapping[str, str | None], evaluations: Sequence[Mapping[str, Any]]
+    config: RunConfig,
+    caveats: Mapping[str, str | None],
+    evaluations: Sequence[Mapping[str, Any]],
+    trains: bool,
 ) -> list[dict[str, Any]]:
     """Return each judge that is not to be trusted, and where its scores appear."""
     found = []
     for judge in config.judges:
         where = [evaluation["name"] for evaluation in evaluations if evaluation["judge"] == judge]
-        trained = config.train is not None and config.train.judge == judge
+        trained = trains and config.train is not None and config.train.judge == judge
         texts = [evaluation["caveat"] for evaluation in evaluations if evaluation["judge"] == judge]
         text = caveats.get(judge) or next((text for text in texts if text), None)
         if text and (where or trained):

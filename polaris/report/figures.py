@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from polaris.report.plots import Interval, Line, Panel, Points, curves, intervals, lengths
+from polaris.report.plots import (
+    Course,
+    Interval,
+    Line,
+    Panel,
+    Points,
+    courses,
+    curves,
+    intervals,
+    lengths,
+)
 
 Facts = Mapping[str, Any]
 
@@ -108,7 +118,46 @@ def _training_curves(training: Facts) -> list[tuple[str, str, str, list[Panel]]]
 
 
 def evaluation_figures(evaluation: Facts, colours: Mapping[str, int]) -> dict[str, str | None]:
-    """Return an evaluation's drawings: `scores` (dot and interval a model) and `lengths`."""
+    """Return an evaluation's drawings by name: those of its kind."""
+    return (_length if evaluation["kind"] == "length" else _quality)(evaluation, colours)
+
+
+def _length(evaluation: Facts, colours: Mapping[str, int]) -> dict[str, str | None]:
+    """Return `lengths` (words against target), `ratios` and `quality` (each by target)."""
+    name = evaluation["name"]
+    return {
+        "lengths": _words(evaluation, colours),
+        "ratios": courses(
+            f"ratios-{name}",
+            "Mean of words / target by target, by model",
+            _by_target(evaluation, colours, "length_ratio_mean"),
+            "words / target",
+            ideal=1.0,
+        ),
+        "quality": courses(
+            f"quality-{name}",
+            "Mean Story Quality by target, by model",
+            _by_target(evaluation, colours, "story_quality"),
+            "Story Quality",
+        ),
+    }
+
+
+def _by_target(evaluation: Facts, colours: Mapping[str, int], key: str) -> list[Course]:
+    found = []
+    for result in evaluation["models"]:
+        figures = [(row["target"], row["figures"][key]) for row in result["by_target"]]
+        points = [
+            (target, figure["value"], figure["low"], figure["high"])
+            for target, figure in figures
+            if figure["value"] is not None
+        ]
+        found.append(Course(result["model"], points, colours[result["model"]]))
+    return found
+
+
+def _quality(evaluation: Facts, colours: Mapping[str, int]) -> dict[str, str | None]:
+    """Return `scores` (dot and interval a model) and `lengths` (words against target)."""
     name = evaluation["name"]
     models = evaluation["models"]
     rows = []
@@ -126,19 +175,24 @@ def evaluation_figures(evaluation: Facts, colours: Mapping[str, int]) -> dict[st
                     marks,
                 )
             )
+    alt = ", ".join(f"{row.label} {row.value:.1f}" for row in rows)
+    return {
+        "scores": intervals(f"scores-{name}", f"Mean Story Quality: {alt}", rows, "Story Quality"),
+        "lengths": _words(evaluation, colours),
+    }
+
+
+def _words(evaluation: Facts, colours: Mapping[str, int]) -> str | None:
     points = [
         Points(
             result["model"],
             [(row["target"], row["words"], row["truncated"]) for row in result["per_story"]],
             colours[result["model"]],
         )
-        for result in models
+        for result in evaluation["models"]
     ]
-    alt = ", ".join(f"{row.label} {row.value:.1f}" for row in rows)
-    return {
-        "scores": intervals(f"scores-{name}", f"Mean Story Quality: {alt}", rows, "Story Quality"),
-        "lengths": lengths(f"lengths-{name}", "Words written against words asked for, by model", points),
-    }
+    name = evaluation["name"]
+    return lengths(f"lengths-{name}", "Words written against words asked for, by model", points)
 
 
 def _lacks(panels: Sequence[Panel]) -> str | None:

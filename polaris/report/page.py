@@ -15,6 +15,8 @@ from polaris.report.figures import evaluation_figures, training_figures
 
 TEMPLATE = "page.html.j2"
 ABSENT = "–"
+KINDS = ("story-quality", "length")
+"""The kinds of evaluation that have a section."""
 
 
 def render(facts: Mapping[str, Any]) -> str:
@@ -41,8 +43,11 @@ def render(facts: Mapping[str, Any]) -> str:
             for evaluation in facts["evaluations"]
         },
     }
+    kinds = {kind: [found for found in facts["evaluations"] if found["kind"] == kind] for kind in KINDS}
     return environment.get_template(TEMPLATE).render(
         **facts,
+        quality=kinds["story-quality"],
+        length=kinds["length"],
         drawings=drawings,
         colours=colours,
         models_judged={result["model"] for entry in facts["evaluations"] for result in entry["models"]},

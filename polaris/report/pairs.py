@@ -12,7 +12,7 @@ from typing import Any
 
 from polaris.errors import InputError
 from polaris.evaluate.statistics import paired
-from polaris.evaluate.story_quality import by_prompt
+from polaris.evaluate.stories import by_prompt
 from polaris.judge.parse import InvalidJudgement, Judgement
 from polaris.judge.rubric import load_rubric
 from polaris.reward.quality import quality_parts

@@ -110,6 +110,15 @@ class Interval:
     """The single scores behind the value, drawn faintly."""
 
 
+@dataclass(frozen=True)
+class Course:
+    """One model's figure at each target, as (target, value, low, high)."""
+
+    label: str
+    points: Sequence[tuple[int, float, float | None, float | None]]
+    colour: int = 0
+
+
 def curves(name: str, alt: str, steps: Sequence[float], panels: Sequence[Panel]) -> str | None:
     """Return panels over the optimiser step, one above the other; None when none has a number to show."""
     shown = [panel for panel in panels if panel.drawable()]
@@ -169,6 +178,37 @@ def lengths(name: str, alt: str, models: Sequence[Points]) -> str | None:
         axes.set_ylim(-0.02 * top, 1.04 * top)
         axes.set_xlabel("target, words")
         axes.set_ylabel("written, words")
+        _legend(axes)
+        return _svg(figure, name, alt)
+
+
+def courses(
+    name: str, alt: str, models: Sequence[Course], unit: str, *, ideal: float | None = None
+) -> str | None:
+    """Return each model's figure over the target with its 95 % intervals; `ideal` is drawn with its ±20 %."""
+    shown = [model for model in models if model.points]
+    if not shown:
+        return None
+    targets = [target for model in shown for target, *_ in model.points]
+    step = 0.012 * max(targets)
+    with matplotlib.rc_context(_style(name)):
+        figure = Figure(figsize=(_WIDTH, 3.1), layout="constrained")
+        axes = figure.subplots()
+        if ideal is not None:
+            axes.axhspan(0.8 * ideal, 1.2 * ideal, color=MUTED, alpha=0.14, linewidth=0)
+            axes.axhline(ideal, color=MUTED, linewidth=1.2, dashes=(4, 3), label="as asked, ±20 %")
+        for place, model in enumerate(shown):
+            colour = SERIES[model.colour % len(SERIES)]
+            aside = step * (place - (len(shown) - 1) / 2)
+            at = [target + aside for target, *_ in model.points]
+            for x, (_, _, low, high) in zip(at, model.points, strict=True):
+                if low is not None and high is not None:
+                    axes.plot([x, x], [low, high], color=colour, linewidth=4, alpha=0.4)
+            values = [value for _, value, *_ in model.points]
+            axes.plot(at, values, color=colour, marker="o", markersize=5, linewidth=1.2, label=model.label)
+        axes.set_xlim(0, 1.06 * max(targets))
+        axes.set_xlabel("target, words")
+        axes.set_ylabel(unit)
         _legend(axes)
         return _svg(figure, name, alt)
 

@@ -27,10 +27,10 @@ def evaluation_facts(
             missing.append(f"Evaluation {name} has no result for model {model}.")
             continue
         results.append(json.loads(artifact.read("result.json")))
-    shown = _story_pair(name, results, inputs, config)
+    shown = _story_pair(name, results, inputs, config) if evaluation.kind == "story-quality" else None
     if not any(result["n"] for result in results):
         missing.append(f"Evaluation {name} has no scored story: its table shows lengths and counts alone.")
-    elif shown is None:
+    elif shown is None and evaluation.kind == "story-quality":
         missing.append(f"Evaluation {name} has no prompt that both compared models have a score for.")
     sides = compared(config, name, [result["model"] for result in results])
     caveats = [result["caveat"] for result in results if result["caveat"]]

@@ -1,4 +1,4 @@
-"""Every other instance's artifact in, `report.html` and `report.json` out."""
+"""The artifacts of the run, or of one evaluation on demand, in; `report.html` and `report.json` out."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ def run(context: StageContext) -> None:
     facts = collect(
         context.inputs,
         context.config,
+        needs=context.instance.needs,
         config_path=context.config_path,
         identities={name: context.run.identity_of_model(name) for name in context.config.models},
         caveats={name: context.caveat(name) for name in context.config.judges},
+        evaluation=context.instance.params.get("evaluation"),
     )
     # Half a surrogate pair in a story, an id or a reason must not stop the page: it is replaced.
     context.output.put("report.html", render(facts).encode("utf-8", "replace"))

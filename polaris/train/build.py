@@ -121,7 +121,7 @@ def _reward(
         tokenizer,
         thinking=thinking,
         end_id=end_id,
-        processes=settings.processes,
+        processes=settings.world_size,
         usage=usage if opened else None,
     )
 
@@ -130,6 +130,6 @@ def _open_judge(config: RunConfig, settings: TrainConfig) -> Judge:
     """Open the configured judge; its limit is the endpoint's, and each process has a client of its own."""
     name = settings.judge
     own = config.judges[name]
-    own = own.model_copy(update={"concurrency": max(1, own.concurrency // settings.processes)})
+    own = own.model_copy(update={"concurrency": max(1, own.concurrency // settings.world_size)})
     shared = config.model_copy(update={"judges": {**config.judges, name: own}})
     return open_judge(shared, name, judge_endpoint(), open_store(config.store))

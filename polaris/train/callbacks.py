@@ -82,9 +82,9 @@ class Sealer(TrainerCallback):  # type: ignore[misc]
         self.layout = layout
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Wait for all, then write the mark."""
+        """Wait for all, then write the mark, on every node: each has its own ranks' files."""
         PartialState().wait_for_everyone()
-        if state.is_world_process_zero:
+        if state.is_local_process_zero:
             write_layout(Path(args.output_dir) / f"checkpoint-{state.global_step}", self.layout)
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +53,19 @@ def is_complete(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a checkpoint is divided: only the same division can go on from it."""
+    """How a checkpoint is divided: only the same division can go on from it.
+
+    Attributes:
+        processes: training processes of all nodes.
+        zero_stage: DeepSpeed's stage.
+        session: which start of a training over several nodes wrote it; empty where one node did, which has
+            all its files.
+
+    """
 
     processes: int
     zero_stage: int
+    session: str = field(default="", compare=False)
 
 
 def write_layout(path: Path, layout: Layout) -> None:
@@ -66,14 +75,19 @@ def write_layout(path: Path, layout: Layout) -> None:
     os.replace(part, path / LAYOUT)
 
 
+def read_layout(path: Path) -> Layout:
+    """Return how a complete checkpoint is divided."""
+    return Layout(**json.loads((path / LAYOUT).read_text(encoding="utf-8")))
+
+
 def check_layout(path: Path, layout: Layout) -> None:
     """Raise ConfigError if a checkpoint was written by another division of the work."""
-    found = Layout(**json.loads((path / LAYOUT).read_text(encoding="utf-8")))
+    found = read_layout(path)
     if found != layout:
         raise ConfigError(
-            f"{path.name} was written with train.processes {found.processes} and train.zero_stage"
-            f" {found.zero_stage}, not {layout.processes} and {layout.zero_stage}: set them back, or"
-            " delete this stage's progress/ to begin again"
+            f"{path.name} was written with train.nodes × train.processes {found.processes} and"
+            f" train.zero_stage {found.zero_stage}, not {layout.processes} and {layout.zero_stage}: set them"
+            " back, or delete this stage's progress/ to begin again"
         )
 
 

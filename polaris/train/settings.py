@@ -69,7 +69,7 @@ def order(prompts: int, train: TrainConfig, seed: int) -> list[int]:
 
 def accumulation(train: TrainConfig) -> int:
     """Return the micro-batches that one process adds up for a step."""
-    return train.rows_per_step // (train.processes * train.micro_batch)
+    return train.rows_per_step // (train.world_size * train.micro_batch)
 
 
 def deepspeed(stage: int) -> dict[str, Any]:

@@ -8,25 +8,25 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from polaris.artifact import from_rows, to_rows
-from polaris.errors import ConfigError, InputError, PolarisError
+from polaris.errors import ConfigError, InputError
 from polaris.recipe import TrainConfig
 from polaris.runtime import get_logger, progress
 from polaris.train import checkpoint
+from polaris.train.helper import help_out
 from polaris.train.job import COUNTS, METRICS, MODEL, Job, judge_environment
+from polaris.train.nodes import Team, team_of
 from polaris.train.orphans import end_orphans
 from polaris.train.settings import total_steps
 from polaris.train.supervise import WORKER, Trainer
+from polaris.train.uploads import Uploads
 
 if TYPE_CHECKING:
     from polaris.stage import StageContext
 
-KEEP = 2
-"""Checkpoints that are kept, here and in the store: where the newest is corrupt, the one before serves."""
 SPENT = "spent.json"
 """Progress piece: what steps cost that were lost with a machine and taken again."""
 
@@ -49,6 +49,8 @@ log = get_logger("train")
 def run(context: StageContext, *, worker: str = WORKER) -> None:
     """Train, or go on training, and write `model/…` and `metrics.jsonl`.
 
+    Of several nodes only the one with rank 0 writes; the others end well without an artifact.
+
     Raises:
         PolarisError: as the worker reported: a wrong setting, a corrupt input, a guard, a signal.
 
@@ -56,10 +58,21 @@ def run(context: StageContext, *, worker: str = WORKER) -> None:
     settings = context.config.train
     if settings is None:
         raise ConfigError("train: this configuration trains nothing; add a train section")
-    job = prepare(context, settings)
-    uploads = Uploads(context, job)
+    team = team_of(settings)
+    job = prepare(context, settings, team)
     judge = context.endpoint(context.config.judges[settings.judge].model)
-    trainer = Trainer(job, settings.processes, judge_environment(judge), worker=worker)
+    trainer = Trainer(
+        job,
+        settings.processes,
+        judge_environment(judge),
+        team=team,
+        identifier=context.instance.digest,
+        worker=worker,
+    )
+    if not team.leads:
+        help_out(context, job, trainer, team)
+        return
+    uploads = Uploads(context, job, team)
     with progress(planned_steps(settings, job), "optimiser steps") as bar:
 
         def on_tick() -> None:
@@ -79,7 +92,7 @@ def run(context: StageContext, *, worker: str = WORKER) -> None:
     write(context, settings, job)
 
 
-def prepare(context: StageContext, settings: TrainConfig) -> Job:
+def prepare(context: StageContext, settings: TrainConfig, team: Team) -> Job:
     """Lay out the work folder: pairs, and the newest complete checkpoint with the metrics up to it."""
     output = context.work / "out"
     end_orphans(output)
@@ -88,25 +101,28 @@ def prepare(context: StageContext, settings: TrainConfig) -> Job:
     pairs = output / "pairs.jsonl"
     pairs.write_bytes(context.inputs["data"].read("pairs.jsonl"))
     job = Job(context.config_path, pairs, context.model_folder(settings.base), output)
-    resume = restore(context, job.checkpoints)
+    resume = restore(context, job.checkpoints, team)
     last_step = checkpoint.step_of(resume.name) or 0 if resume else 0
-    restore_metrics(context, output / METRICS, last_step)
+    if team.leads:
+        restore_metrics(context, output / METRICS, last_step)
     if resume:
         log.info("resume", checkpoint=resume.name)
     return Job(job.config, job.pairs, job.model, job.output, resume)
 
 
-def restore(context: StageContext, folder: Path) -> Path | None:
+def restore(context: StageContext, folder: Path, team: Team | None = None) -> Path | None:
     """Return the newest complete checkpoint, of this machine or of the store; drop unfinished ones.
 
-    A corrupt one in the store is dropped if an earlier one can be read.
+    Where several nodes train, or trained, the files on one of them are a part only, and the store's count
+    alone. A corrupt one in the store is dropped if an earlier one can be read.
 
     Raises:
         InputError: none of the checkpoints can be read; names the newest one's object.
 
     """
+    team = team or Team()
     for path in folder.glob(f"{checkpoint.PREFIX}*"):
-        if not checkpoint.is_complete(path):
+        if not (team.alone and checkpoint.is_complete(path) and not checkpoint.read_layout(path).session):
             shutil.rmtree(path)
     local = {path.name for path in checkpoint.complete(folder)}
     corrupt: dict[str, InputError] = {}
@@ -119,7 +135,8 @@ def restore(context: StageContext, folder: Path) -> Path | None:
                 continue
         for bad, reason in corrupt.items():
             log.warning("checkpoint_corrupt", reason=str(reason), instead=name)
-            context.progress.delete(f"{bad}/")
+            if team.leads:
+                context.progress.delete(f"{bad}/")
         return folder / name
     if corrupt:
         raise next(iter(corrupt.values()))
@@ -151,62 +168,6 @@ def planned_steps(settings: TrainConfig, job: Job) -> int:
     """Return about how many steps there will be: prompts that turn out too long make it fewer."""
     pairs = to_rows(job.pairs.read_bytes(), job.pairs.name)
     return total_steps(sum(pair.get("split", "train") == "train" for pair in pairs), settings)
-
-
-class Uploads:
-    """Keeps the store up with the work folder: each finished checkpoint, its metrics, and no more than two.
-
-    Uploading happens in one background thread; a failure is logged, and the next checkpoint tried.
-    """
-
-    def __init__(self, context: StageContext, job: Job) -> None:
-        self.progress = context.progress
-        self.job = job
-        self.stored = set(context.progress.folders())
-        self._tried: set[str] = set()
-        self._rows_stored = self._rows_tried = 0
-        self._thread: threading.Thread | None = None
-
-    def poll(self) -> None:
-        """Start an upload if none is under way; it ends at once where there is nothing new."""
-        if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(target=self._bring_up, daemon=True)
-            self._thread.start()
-
-    def finish(self) -> None:
-        """Upload what is left."""
-        if self._thread is not None:
-            self._thread.join()
-        self._tried.clear()
-        self._rows_tried = 0
-        self._bring_up()
-
-    def _bring_up(self) -> None:
-        try:
-            self._upload()
-        except PolarisError as error:
-            log.warning("not_uploaded", reason=str(error), next_try="with the next checkpoint")
-
-    def _upload(self) -> None:
-        here = checkpoint.complete(self.job.checkpoints)
-        rows = checkpoint.read_metrics(self.job.output / METRICS)
-        newest = here[-1] if here and here[-1].name not in self.stored | self._tried else None
-        if newest:
-            self._tried.add(newest.name)
-        # Before the checkpoint: one that is complete without its steps' rows would lose them for good.
-        if len(rows) != self._rows_stored and (newest or len(rows) != self._rows_tried):
-            self._rows_tried = len(rows)
-            self.progress.put(METRICS, from_rows(rows))
-            self._rows_stored = len(rows)
-        if newest:
-            self.progress.put_folder(newest.name, newest)
-            self.stored.add(newest.name)
-            log.info("checkpoint_uploaded", checkpoint=newest.name)
-            for name in checkpoint.surplus(self.stored, KEEP):
-                self.progress.delete(f"{name}/")
-                self.stored.discard(name)
-        for name in checkpoint.surplus((path.name for path in here), KEEP):
-            shutil.rmtree(self.job.checkpoints / name)
 
 
 def write(context: StageContext, settings: TrainConfig, job: Job) -> None:

@@ -30,6 +30,7 @@ from polaris.errors import (
 )
 from polaris.runtime import LOG_ENV, StopFlag, die_with_parent, get_logger, redact
 from polaris.train.job import PIDS, STATUS, Job, read_status
+from polaris.train.nodes import Team
 
 WORKER = "polaris.train.worker"
 LOG = "worker.log"
@@ -50,18 +51,26 @@ def worker_environment(processes: int, extra: Mapping[str, str]) -> dict[str, st
 
 
 class Trainer:
-    """torchrun and its workers."""
+    """torchrun and its workers on this node; `identifier` names the training to those of the others."""
 
     def __init__(
-        self, job: Job, processes: int, environment: Mapping[str, str], *, worker: str = WORKER
+        self,
+        job: Job,
+        processes: int,
+        environment: Mapping[str, str],
+        *,
+        team: Team | None = None,
+        identifier: str = "",
+        worker: str = WORKER,
     ) -> None:
         self.job = job
+        self.team = team or Team()
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._command = [
             sys.executable,
             "-m",
             "torch.distributed.run",
-            "--standalone",
+            *self.team.torchrun(identifier),
             f"--nproc-per-node={processes}",
             "-m",
             worker,
@@ -107,6 +116,9 @@ class Trainer:
             on_tick()
             if stop.requested and not told:
                 told = self._tell(stop.signal or signal.SIGTERM)
+                if not told and not any((self.job.output / PIDS).glob("*")):
+                    # No worker has begun, for instance because another node is awaited.
+                    process.terminate()
 
     def _read(self, lines: Any) -> None:
         """Keep all that the workers say in a file, and pass on what they log themselves."""
@@ -143,6 +155,8 @@ class Trainer:
                 if kind.code == reported:
                     raise kind(message)
             if reported > 128:
+                if not self.team.alone and not stop.requested:
+                    raise TransientError(f"{self.team.others} was told to stop; all have saved: run again")
                 raise Stopped(reported - 128)
             if reported == DONE and code == 0:
                 return
@@ -150,9 +164,13 @@ class Trainer:
                 raise RuntimeError(f"training failed: {message}\n{self._said()}")
         if stop.requested:
             stop.check()
-        raise RuntimeError(
-            f"the training processes ended with code {code} and no word; last lines:\n{self._said()}"
-        )
+        what = f"the training processes ended with code {code} and no word; last lines"
+        if not self.team.alone:
+            # Killed, or never joined by the others: from here that is the same, and a retry may mend it.
+            log.error("training_died", last_lines=self._said())
+            last = self.tail[-1] if self.tail else "nothing"
+            raise TransientError(f"node {self.team.node} of {self.team.nodes}: {what}: {last}")
+        raise RuntimeError(f"{what}:\n{self._said()}")
 
     def _said(self) -> str:
         return "\n".join(self.tail)

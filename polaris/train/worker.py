@@ -7,18 +7,21 @@ times. It knows no object store but the judge's cache; the stage supervises it.
 from __future__ import annotations
 
 import os
+import secrets
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from polaris import cpu_engine
 from polaris.config import RunConfig
-from polaris.errors import BUG, DONE, ConfigError, PolarisError
+from polaris.errors import BUG, DONE, ConfigError, PolarisError, TransientError
 from polaris.load import load
 from polaris.recipe import TrainConfig
 from polaris.runtime import StopFlag, configure_logging, get_logger
 from polaris.train.job import METRICS, MODEL, PIDS, Job, write_status
+from polaris.train.nodes import told_team
 from polaris.train.settings import Hardware, steps_per_epoch
 
 log = get_logger("worker")
@@ -42,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.flush()
         # Other processes may be waiting for this one in a collective: leave now, and torchrun ends them.
         os._exit(1)
-    if rank == "0":
+    if os.environ.get("LOCAL_RANK", "0") == "0":
         if stopped_by:
             write_status(job.output, 128 + stopped_by, f"stopped by signal {stopped_by} after saving")
         else:
@@ -74,7 +77,7 @@ def train(job: Job, config: RunConfig, stop: StopFlag, *, judge: Any = None) -> 
     hardware = _hardware(config, settings)
     from polaris.train import build, callbacks, checkpoint, export
 
-    layout = checkpoint.Layout(settings.processes, settings.zero_stage)
+    layout = checkpoint.Layout(settings.world_size, settings.zero_stage)
     resumed = 0
     if job.resume is not None:
         checkpoint.check_layout(job.resume, layout)
@@ -82,6 +85,8 @@ def train(job: Job, config: RunConfig, stop: StopFlag, *, judge: Any = None) -> 
     stopper = callbacks.Stopper(stop)
     built = build.build(job, config, settings, hardware, judge)
     trainer, metrics = built.trainer, job.output / METRICS
+    if settings.nodes > 1:
+        layout = replace(layout, session=session(resumed))
     if trainer.accelerator.is_main_process:
         checkpoint.truncate_metrics(metrics, resumed)
     trainer.add_callback(callbacks.Metrics(metrics, steps_per_epoch(built.prompts, settings)))
@@ -104,7 +109,39 @@ def _hardware(config: RunConfig, settings: TrainConfig) -> Hardware:
     return hardware
 
 
+def session(resumed: int) -> str:
+    """Return a name for this start, the same in every process.
+
+    Raises:
+        TransientError: the nodes go on from different steps; they restored at different times.
+
+    """
+    import torch
+    from accelerate import PartialState
+    from accelerate.utils import gather
+
+    own = torch.tensor([[resumed, secrets.randbits(62)]], device=PartialState().device)
+    steps, marks = gather(own).T.tolist()
+    if len(set(steps)) > 1:
+        found = ", ".join(map(str, sorted(set(steps))))
+        raise TransientError(f"the nodes would go on from different checkpoints (steps {found}): start again")
+    return f"{marks[0]:x}"
+
+
+def _lost(error: BaseException) -> bool:
+    """Tell whether it is another process's end that a collective has met: gloo knows no class of its own."""
+    from torch.distributed import DistError
+
+    return isinstance(error, DistError) or (
+        isinstance(error, RuntimeError) and "gloo/transport" in str(error).replace(os.sep, "/")
+    )
+
+
 def _report(output: Path, error: BaseException) -> None:
+    team = told_team()
+    if not team.alone and _lost(error):
+        said = str(error).splitlines()[0].split(". This is")[0].rpartition("] ")[2]
+        error = TransientError(f"{team.others} of this training is gone, and its log says why: {said}")
     if isinstance(error, PolarisError):
         write_status(output, error.code, str(error))
         log.error("failed", code=error.code, reason=str(error))

@@ -10,23 +10,31 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
-from context import make_artifact
+from context import make_artifact, settings
 
 import polaris
 from polaris.cli import main
-from polaris.run import Run
+from polaris.run import Run, open_run
 
 Polaris = Callable[..., int]
 
 COMMANDS = {
     "run": "polaris run examples/demo/demo.yaml",
     "stage": "polaris stage data examples/demo/demo.yaml",
+    "orchestrate": "--manifests",
+    "probe": "polaris probe http://",
     "status": "polaris status examples/demo/demo.yaml",
     "logs": "--follow",
     "report": "--out",
+    "cost": "--gpu-hour-usd",
+    "check": "--cluster",
     "gc": "--dry-run",
     "write": "--words",
     "serve": "--port",
+    "model": "import",
+    "model import": "polaris model import",
+    "data": "import",
+    "data import": "polaris data import",
     "config": "schema",
     "config show": "polaris config show",
     "config check": "polaris config check",
@@ -105,6 +113,33 @@ def test_the_status_tells_what_failed_and_what_was_cut_off(
     assert cli("status", run.path) == 0
     reason = "the [budget] is spent (exit code 4: budget spent: raise it and run again)"
     assert reason in " ".join(capsys.readouterr().out.split())
+
+
+def test_what_waits_to_be_asked_for_is_marked_and_has_a_page_of_its_own(
+    cli: Polaris, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = settings(tmp_path)
+    raw["evaluations"]["length"] = raw["evaluations"]["quality"] | {"kind": "length", "on_demand": True}
+    raw["execute"]["report_file"] = "out/page.html"
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(raw), encoding="utf-8")
+    assert cli("status", path, "--json") == 0
+    states = {row["instance"]: row["state"] for row in json.loads(capsys.readouterr().out)}
+    on_demand = [f"{kind}.writer.length" for kind in ("generate", "judge", "evaluate")] + ["report.length"]
+    assert [name for name, state in states.items() if state == "on demand"] == on_demand
+    assert states["report"] == "pending"
+    run = open_run(path)
+    for name in run.plan.instances:
+        make_artifact(run, name, {"report.html": name.encode()})
+    assert cli("run", path) == 0
+    out = capsys.readouterr().out
+    assert "5 of 5 complete" in out and "length" not in out
+    assert cli("run", path, "--only", "report.length") == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "5 of 5 complete" in out and str(tmp_path / "out" / "page-length.html") in out
+    assert "nothing to do" in out
+    pages = {page.name: page.read_text() for page in (tmp_path / "out").iterdir()}
+    assert pages == {"page.html": "report", "page-length.html": "report.length"}
 
 
 def test_gc_of_an_empty_store(cli: Polaris, run: Run, capsys: pytest.CaptureFixture[str]) -> None:

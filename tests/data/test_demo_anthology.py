@@ -79,7 +79,7 @@ def test_prompts_match_the_stories_one_to_one(book: Book) -> None:
 
 
 def test_no_prompt_says_how_long(book: Book) -> None:
-    for row in [*rows("prompts.jsonl"), *rows("heldout.jsonl")]:
+    for row in [*rows("prompts.jsonl"), *rows("heldout.jsonl"), *rows("length.jsonl")]:
         assert target_from_prompt(row["prompt"]) is None
         assert not re.search(r"\d|\bwords\b|\bpages\b", row["prompt"])
 
@@ -91,3 +91,9 @@ def test_heldout_prompts(book: Book) -> None:
         assert set(row) == {"id", "prompt", "target_word_count"}
         assert 100 <= int(row["target_word_count"]) <= 250
     assert not {row["prompt"] for row in held} & {row["prompt"] for row in rows("prompts.jsonl")}
+
+
+def test_length_prompts_have_small_targets_of_their_own() -> None:
+    asked = rows("length.jsonl")
+    assert [row["target_word_count"] for row in asked] == [60, 120]
+    assert not {row["id"] for row in asked} & {row["id"] for row in rows("heldout.jsonl")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -18,7 +19,8 @@ from children import install
 from context import settings
 
 from polaris.artifact import Artifact
-from polaris.execute.local import Ended, LocalExecutor, telling_lines
+from polaris.execute.ended import Ended
+from polaris.execute.local import LocalExecutor
 from polaris.execute.loop import carry_out
 from polaris.run import Run, open_run
 from polaris.runtime import StopFlag
@@ -245,13 +247,30 @@ def test_nothing_outlives_a_killed_parent(run: Run, children: pytest.MonkeyPatch
         os.kill(grandchild, signal.SIGKILL)
 
 
-def test_the_lines_that_tell(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    log.write_text("one\n\ntwo\nthree\nfour\n")
-    assert telling_lines(log) == "two | three | four"
-    log.write_text("start\nRuntimeError: no memory\n" + "goodbye\n" * 20)
-    assert telling_lines(log) == "RuntimeError: no memory"
-    log.write_bytes(b"\xff broken text\n")
-    assert telling_lines(log) == "\ufffd broken text"
-    log.write_text("")
-    assert telling_lines(log) == ""
+def test_a_model_that_is_served_already_is_asked_and_left_alone(
+    run: Run, executor: LocalExecutor, children: pytest.MonkeyPatch
+) -> None:
+    executor.start_service("own")
+    until(lambda: executor.services()["own"])
+    url = executor.service_url("own")
+    children.setenv("POLARIS_ENDPOINTS", json.dumps({"own": url}))
+    beside = LocalExecutor(run)
+    beside.start_service("own")
+    until(lambda: beside.services()["own"])
+    assert beside.service_url("own") == url
+    assert beside.dead_services() == []
+    beside.stop_service("own")
+    beside.close()
+    assert is_alive(pid_in(run, "server-own"))
+    assert executor.services() == {"own": True}
+
+
+def test_a_model_that_should_be_served_and_is_not_is_given_up(run: Run, children: pytest.MonkeyPatch) -> None:
+    children.setenv("POLARIS_ENDPOINTS", '{"own": "http://127.0.0.1:9/v1"}')
+    execute = run.config.execute.model_copy(update={"service_timeout_s": 0.2})
+    late = LocalExecutor(dataclasses.replace(run, config=run.config.model_copy(update={"execute": execute})))
+    late.start_service("own")
+    (dead,) = until(late.dead_services)
+    assert dead.code == 1
+    assert "gave no token within execute.service_timeout_s (its last answer: " in dead.reason
+    assert late.services() == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,13 @@ from context import make_artifact, settings
 
 from polaris.cli.summary import rows
 from polaris.errors import Stopped, TransientError
-from polaris.execute import loop
-from polaris.execute.local import Ended
-from polaris.execute.loop import Outcome, carry_out
+from polaris.execute.ended import Ended
+from polaris.execute.loop import Outcome, carry_out, through_outages
 from polaris.plan import Failure
 from polaris.run import Run, open_run
 from polaris.runtime import StopFlag
 
 OWN = "own.quality"
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "POLL_S", 0.0)
 
 
 @pytest.fixture
@@ -43,19 +38,21 @@ class FakeExecutor:
 
     def __init__(self, run: Run, **codes: list[int]) -> None:
         self.run = run
+        self.poll_s = 0.0
+        self.outlives_loop = False
         self.codes = {name.replace("_", "."): list(found) for name, found in codes.items()}
         self.calls: list[str] = []
         self.signals: list[int] = []
         self.dying: list[Ended] = []
         self.ends = True
-        self._running: dict[str, Path] = {}
+        self._running: dict[str, Path | None] = {}
         self._services: dict[str, bool] = {}
 
     def start_stage(self, name: str) -> None:
         self.calls.append(name)
         self._running[name] = Path()
 
-    def running(self) -> dict[str, Path]:
+    def running(self) -> dict[str, Path | None]:
         return dict(self._running)
 
     def ended(self) -> list[Ended]:
@@ -223,3 +220,58 @@ def test_a_run_taken_over_by_another_is_left_to_it(run: Run) -> None:
     with pytest.raises(TransientError, match="another polaris run has taken over 'test'"):
         carry_out(run, executor, {"data"}, StopFlag(), is_ours=lambda: not executor.calls)
     assert executor.calls == ["data"]
+
+
+def test_an_executor_whose_stages_live_on_is_left_at_once(run: Run) -> None:
+    executor, stop = FakeExecutor(run), StopFlag()
+    executor.ends, executor.outlives_loop = False, True
+
+    def poll() -> None:
+        stop.signal = 15
+
+    with pytest.raises(Stopped) as stopped:
+        carry_out(run, executor, {"data"}, stop, on_poll=poll)
+    assert stopped.value.code == 143
+    assert (executor.signals, executor.running()) == ([], {"data": Path()})
+
+
+def test_what_is_selected_alone_stands_on_what_is_complete(run: Run) -> None:
+    for name in ("generate.writer.quality", "judge.writer.quality"):
+        make_artifact(run, name, {})
+    executor = FakeExecutor(run)
+    outcome = carry_out(run, executor, {"evaluate.writer.quality"}, StopFlag())
+    assert (outcome.code, executor.calls) == (0, ["evaluate.writer.quality"])
+
+
+def test_outages_are_waited_out_and_end_some_day() -> None:
+    times = iter(range(0, 10_000, 100))
+    tries = []
+
+    def attempt(going_well: Callable[[], None]) -> Outcome:
+        tries.append(1)
+        if len(tries) < 3:
+            raise TransientError("the store is down")
+        return Outcome()
+
+    done = through_outages(attempt, StopFlag(), wait_s=0, clock=lambda: next(times))
+    assert (done.code, len(tries)) == (0, 3)
+
+    def never(going_well: Callable[[], None]) -> Outcome:
+        raise TransientError("the store is down")
+
+    with pytest.raises(TransientError, match="the store is down"):
+        through_outages(never, StopFlag(), wait_s=0, clock=lambda: next(times))
+
+
+def test_an_outage_that_comes_back_now_and_then_never_ends_the_run() -> None:
+    times = iter(range(0, 1_000_000, 1000))
+    left = [5]
+
+    def attempt(going_well: Callable[[], None]) -> Outcome:
+        going_well()
+        left[0] -= 1
+        if left[0]:
+            raise TransientError("the store is down")
+        return Outcome()
+
+    assert through_outages(attempt, StopFlag(), wait_s=0, clock=lambda: next(times)).code == 0

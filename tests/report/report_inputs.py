@@ -46,12 +46,12 @@ def judgement(level: int) -> Row:
     }
 
 
-def story(key: str, text: str, words: int = 180, *, truncated: bool = False) -> Row:
+def story(key: str, text: str, words: int = 180, *, target: int = 200, truncated: bool = False) -> Row:
     return {
         "id": key,
         "sample": 0,
-        "prompt": f"Of a fox. {HOSTILE} The story should be 200 words long.",
-        "target_word_count": 200,
+        "prompt": f"Of a fox. {HOSTILE} The story should be {target} words long.",
+        "target_word_count": target,
         "story": text,
         "words": words,
         "finish_reason": "length" if truncated else "stop",
@@ -131,6 +131,57 @@ def report_context(
             evaluate.run(step)
             found = context.read_output(step, "result.json")
             add(name, make_artifact(made.run, name, {"result.json": found}))
+    return made
+
+
+def length_context(
+    folder: Path,
+    *,
+    instance: str = "report.length",
+    models: tuple[str, ...] = EVALUATED,
+    targets: tuple[int, ...] = (60, 120, 240),
+    prompts: int = 4,
+    judged: bool = True,
+    steps: int = 3,
+) -> StageContext:
+    """Return the context of a report over an on-demand length evaluation's finished artifacts."""
+    raw = configuration(folder)
+    raw["evaluations"]["length"] = {
+        "kind": "length",
+        "prompts": "prompts.jsonl",
+        "models": list(models),
+        "baseline": models[0] if len(models) > 1 else None,
+        "judge": "judge",
+        "bootstrap": 100,
+        "on_demand": True,
+    }
+    made = make_context(folder, raw, instance)
+    add = made.inputs.__setitem__
+    add("data", make_artifact(made.run, "data", {"pairs.jsonl": [pair(n) for n in range(3)]}))
+    if "train" in made.instance.needs:
+        add("train", make_artifact(made.run, "train", {"metrics.jsonl": metrics(steps)}))
+    for number, model in enumerate(models):
+        keys = [(f"p{n}@{target}", n, target) for n in range(prompts) for target in targets]
+        written = [
+            story(key, HOSTILE, target * (3 + n + number) // 5, target=target, truncated=n == 3)
+            for key, n, target in keys
+        ]
+        scores = [score(key, 2 + n + number) for key, n, _ in keys if judged and n]
+        failures = [
+            {"id": key, "sample": 0, "repeat": 0, "reason": f"not JSON {HOSTILE}"}
+            for key, n, _ in keys
+            if not (judged and n)
+        ]
+        names = f"{model}.length"
+        add(f"generate.{names}", make_artifact(made.run, f"generate.{names}", {"stories.jsonl": written}))
+        found = {"scores.jsonl": scores, "failures.jsonl": failures}
+        add(f"judge.{names}", make_artifact(made.run, f"judge.{names}", found))
+    for model in models:
+        name = f"evaluate.{model}.length"
+        step = make_context(folder, raw, name)
+        step.inputs = made.inputs
+        evaluate.run(step)
+        add(name, make_artifact(made.run, name, {"result.json": context.read_output(step, "result.json")}))
     return made
 
 

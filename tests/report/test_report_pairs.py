@@ -8,7 +8,7 @@ import pytest
 from report_inputs import score, story
 
 from polaris.errors import InputError
-from polaris.evaluate.story_quality import per_story
+from polaris.evaluate.stories import per_story
 from polaris.report.pairs import PAIR_RULE, SINGLE_RULE, Written, choose, dimensions
 
 

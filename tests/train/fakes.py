@@ -7,12 +7,17 @@ import sys
 import zlib
 from pathlib import Path
 
+import pytest
 import yaml
+from context import make_context
+from fake_endpoint import Reply
+from models import tiny_model
 
 from polaris.judge.parse import Judgement
 from polaris.judge.rubric import load_rubric
 from polaris.load import load
 from polaris.runtime import StopFlag
+from polaris.stage import StageContext
 from polaris.train.job import Job
 from polaris.train.worker import quieten, train
 
@@ -104,6 +109,55 @@ def write_job(folder: Path, model: Path, *, resume: Path | None = None, **settin
 
 def metrics(job: Job) -> list[dict[str, float]]:
     return [json.loads(line) for line in (job.output / "metrics.jsonl").read_text().splitlines()]
+
+
+def answer(request: object, number: int) -> Reply:
+    """A judgement that no story earned."""
+    rubric = load_rubric()
+    scores = {d.key: (number + i) % (d.max + 1) for i, d in enumerate(rubric.positive + rubric.negative)}
+    return Reply(json.dumps(scores | {"bonus": None, "penalty": None}))
+
+
+def stage(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch, **train: object) -> StageContext:
+    """Write a run whose train stage has its pairs, and return that stage's context."""
+    monkeypatch.setenv("FAKE_API_KEY", "fake-key-of-a-test")
+    base = tmp_path / "base"
+    if not base.exists():
+        tiny_model(base)
+    pairs = write_pairs(tmp_path / "pairs.jsonl")
+    (tmp_path / "book.epub").touch()
+    outside = {
+        "kind": "endpoint",
+        "url": url,
+        "api_key_env": "FAKE_API_KEY",
+        "identity": "fake",
+        "model": "j",
+    }
+    config = {
+        "run": "test",
+        "store": {"url": "store"},
+        "models": {"base": {"kind": "checkpoint", "path": "base", "dtype": "float32"}, "judge": outside},
+        "data": {"books": ["book.epub"]},
+        "judges": {"judge": {"model": "judge", "form": "compact", "attempts": 1}},
+        "train": {
+            "base": "base",
+            "judge": "judge",
+            "prompts_per_step": 2,
+            "group_size": 3,
+            "micro_batch": 3,
+            "max_steps": 3,
+            "max_prompt_tokens": 128,
+            "max_completion_tokens": 32,
+            "gradient_checkpointing": False,
+            "rollout_engine": "transformers",
+            "save_steps": 1,
+            "hri": {"warmup_steps": 1},
+        }
+        | train,
+        "execute": {"work_dir": "work"},
+    }
+    rows = [json.loads(line) for line in pairs.read_text().splitlines()]
+    return make_context(tmp_path, config, "train", {"data": {"pairs.jsonl": rows}})
 
 
 if __name__ == "__main__":

@@ -6,13 +6,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from context import make_context, read_output
-from fake_endpoint import Reply, fake_endpoint
-from fakes import STORIES, write_pairs
-from models import tiny_model
+from context import read_output
+from fake_endpoint import fake_endpoint
+from fakes import STORIES, answer, stage
 
 from polaris.errors import GuardError, InputError, Stopped, TransientError
-from polaris.judge.rubric import load_rubric
 from polaris.runtime import StopFlag
 from polaris.train.checkpoint import Layout, write_layout
 from polaris.train.job import Job
@@ -20,54 +18,6 @@ from polaris.train.stage import Uploads, restore, run
 from polaris.train.supervise import Trainer, worker_environment
 
 HERE = Path(__file__).parent
-
-
-def answer(request, number):
-    """A judgement that no story earned."""
-    rubric = load_rubric()
-    scores = {d.key: (number + i) % (d.max + 1) for i, d in enumerate(rubric.positive + rubric.negative)}
-    return Reply(json.dumps(scores | {"bonus": None, "penalty": None}))
-
-
-def stage(tmp_path, url, monkeypatch, **train):
-    monkeypatch.setenv("FAKE_API_KEY", "fake-key-of-a-test")
-    base = tmp_path / "base"
-    if not base.exists():
-        tiny_model(base)
-    pairs = write_pairs(tmp_path / "pairs.jsonl")
-    (tmp_path / "book.epub").touch()
-    outside = {
-        "kind": "endpoint",
-        "url": url,
-        "api_key_env": "FAKE_API_KEY",
-        "identity": "fake",
-        "model": "j",
-    }
-    config = {
-        "run": "test",
-        "store": {"url": "store"},
-        "models": {"base": {"kind": "checkpoint", "path": "base", "dtype": "float32"}, "judge": outside},
-        "data": {"books": ["book.epub"]},
-        "judges": {"judge": {"model": "judge", "form": "compact", "attempts": 1}},
-        "train": {
-            "base": "base",
-            "judge": "judge",
-            "prompts_per_step": 2,
-            "group_size": 3,
-            "micro_batch": 3,
-            "max_steps": 3,
-            "max_prompt_tokens": 128,
-            "max_completion_tokens": 32,
-            "gradient_checkpointing": False,
-            "rollout_engine": "transformers",
-            "save_steps": 1,
-            "hri": {"warmup_steps": 1},
-        }
-        | train,
-        "execute": {"work_dir": "work"},
-    }
-    rows = [json.loads(line) for line in pairs.read_text().splitlines()]
-    return make_context(tmp_path, config, "train", {"data": {"pairs.jsonl": rows}})
 
 
 @pytest.mark.slow

@@ -1,0 +1,235 @@
+"""What a run has spent and what is left to do in; its cost so far and a forecast out. All pure.
+
+A forecast counts judge calls: in training each row of a step is judged, the human reference too, whose
+judgement later passes find in the cache; in an evaluation each judgement of each story is one call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from polaris.chat import Prices
+from polaris.execute.manifests import Object
+from polaris.recipe import TrainConfig
+from polaris.release.objects import Snapshot, moment
+from polaris.train.settings import steps_per_epoch
+
+PROMPT_TOKENS = 8000
+"""What a judge reads by default: the full rubric and its schema (4,300) and a story of 2,700 words."""
+COMPLETION_TOKENS = 2500
+"""What a judge writes by default: the full form's answer with some reasoning."""
+TOKENS_A_WORD = 1.4
+"""Tokens of one word of a story."""
+STEPS_AVERAGED = 10
+"""So many last steps tell how long the next ones take."""
+
+_TRAINING = {
+    "calls": "judge/calls",
+    "prompt_tokens": "judge/prompt_tokens",
+    "completion_tokens": "judge/completion_tokens",
+    "usd": "judge/usd",
+}
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What paid calls were and cost; calls that the cache answered are none."""
+
+    calls: float = 0.0
+    prompt_tokens: float = 0.0
+    completion_tokens: float = 0.0
+    usd: float = 0.0
+
+    def __add__(self, other: Spent) -> Spent:
+        """Return the sum, field by field."""
+        return Spent(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    @classmethod
+    def of(cls, cost: Mapping[str, Any]) -> Spent:
+        """Take what a manifest's `cost`, or a row like it, says."""
+        return cls(*(float(cost.get(f.name) or 0.0) for f in fields(cls)))
+
+    @classmethod
+    def of_steps(cls, rows: Iterable[Mapping[str, Any]]) -> Spent:
+        """Sum up the rows of training metrics."""
+        return sum((cls.of({f: row.get(key) for f, key in _TRAINING.items()}) for row in rows), cls())
+
+
+@dataclass(frozen=True)
+class Work:
+    """One instance, or one model's server: what it spent, and what is left of it.
+
+    `asked` is the model that is paid for its calls ('' for none), `calls_left` None where nobody can tell
+    yet. `tokens_left` are known for stories, whose targets say how long they get. Times are seconds.
+    """
+
+    name: str
+    state: str
+    asked: str = ""
+    spent: Spent = Spent()
+    calls_left: float | None = 0.0
+    tokens_left: tuple[float, float] | None = None
+    wall_s: float | None = None
+    gpu_s: float | None = None
+    gpu_s_left: float | None = None
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """A work's calls to come, their tokens and US$; None where they cannot be told."""
+
+    work: Work
+    to_come: Spent | None
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Every work with its forecast, the sums, and what they rest on, a sentence each."""
+
+    rows: list[Forecast]
+    spent: Spent
+    to_come: Spent
+    gpu_hours: float | None
+    gpu_hours_left: float | None
+    assumptions: list[str] = field(default_factory=list)
+
+
+def forecast(
+    works: Sequence[Work],
+    prices: Mapping[str, Prices],
+    *,
+    prompt_tokens: float = PROMPT_TOKENS,
+    completion_tokens: float = COMPLETION_TOKENS,
+) -> Costs:
+    """Price what is left by what calls to the same model took so far, else by the given tokens a call."""
+    rows: list[Forecast] = []
+    said: list[str] = []
+    for work in works:
+        if work.calls_left is None:
+            rows.append(Forecast(work, None))
+            continue
+        if not work.calls_left:
+            rows.append(Forecast(work, Spent()))
+            continue
+        reads, writes = work.tokens_left or (0.0, 0.0)
+        if work.tokens_left is None:
+            a_call, why = _tokens_a_call(work.asked, works, (prompt_tokens, completion_tokens))
+            reads, writes = a_call[0] * work.calls_left, a_call[1] * work.calls_left
+            said.append(why)
+        price = prices.get(work.asked, Prices())
+        usd = price.usd(round(reads), round(writes))
+        rows.append(Forecast(work, Spent(work.calls_left, reads, writes, usd)))
+    said += [_price_said(name, prices.get(name, Prices())) for name in _asked(works)]
+    hours = [work.gpu_s / 3600 for work in works if work.gpu_s is not None]
+    left = [work.gpu_s_left / 3600 for work in works if work.gpu_s_left is not None]
+    return Costs(
+        rows,
+        sum((work.spent for work in works), Spent()),
+        sum((row.to_come for row in rows if row.to_come), Spent()),
+        sum(hours) if hours else None,
+        sum(left) if left else None,
+        list(dict.fromkeys(said)),
+    )
+
+
+def _tokens_a_call(
+    asked: str, works: Sequence[Work], given: tuple[float, float]
+) -> tuple[tuple[float, float], str]:
+    same = [work.spent for work in works if work.asked == asked and work.tokens_left is None]
+    seen = sum((spent for spent in same if spent.prompt_tokens), Spent())
+    if seen.calls:
+        found = seen.prompt_tokens / seen.calls, seen.completion_tokens / seen.calls
+        of = f"measured over {seen.calls:,.0f} calls of this run"
+    else:
+        found, of = given, "assumed (--prompt-tokens, --completion-tokens): this run has made no call yet"
+    return found, f"a call to {asked} reads {found[0]:,.0f} tokens and writes {found[1]:,.0f}: {of}"
+
+
+def _asked(works: Sequence[Work]) -> list[str]:
+    return list(dict.fromkeys(work.asked for work in works if work.asked))
+
+
+def _price_said(name: str, price: Prices) -> str:
+    if not price.prompt and not price.completion:
+        return f"{name} costs nothing a token by its settings: served by this run, or no price is given"
+    costs = f"{price.prompt:g} USD a million tokens read and {price.completion:g} written"
+    return f"{name} costs {costs} (models.{name}.usd_per_million_*)"
+
+
+def training_calls(steps: int, prompts: int, train: TrainConfig) -> int:
+    """Return the judge calls of so many steps over so many prompts.
+
+    All rows of a step are judged: the rollouts, and with references injected one human story a prompt,
+    whose judgement is asked for in the first pass and found in the cache in later ones.
+    """
+    asked = steps * train.rows_per_step
+    if not train.hri.max_weight:
+        return asked
+    first_pass = steps_per_epoch(prompts, train) * train.prompts_per_step
+    return asked - max(0, steps * train.prompts_per_step - first_pass)
+
+
+def training_seconds_left(rows: Sequence[Mapping[str, Any]], steps_left: int) -> float | None:
+    """Return the seconds of the steps to come, by the mean of the last ones; None before the first."""
+    times = [float(row["step_seconds"]) for row in rows[-STEPS_AVERAGED:] if row.get("step_seconds")]
+    return sum(times) / len(times) * steps_left if times else None
+
+
+def story_tokens(targets: Sequence[int], max_tokens: int) -> float:
+    """Return the tokens of stories of these targets in words, reasoning not counted."""
+    return sum(min(max_tokens, target * TOKENS_A_WORD) for target in targets)
+
+
+def gpus_of(spec: Object) -> int:
+    """Return how many GPUs a pod asks for: every extended resource that ends in `/gpu`."""
+    found = 0
+    sidecars = [one for one in spec.get("initContainers") or [] if one.get("restartPolicy") == "Always"]
+    for container in [*(spec.get("containers") or []), *sidecars]:
+        resources = container.get("resources") or {}
+        asked = (resources.get("requests") or {}) | (resources.get("limits") or {})
+        found += sum(int(count) for name, count in asked.items() if name.endswith("/gpu"))
+    return found
+
+
+def template_gpus(template: Object | None) -> int:
+    """Return the GPUs of all pods of a Job's or Deployment's manifest together."""
+    spec = (template or {}).get("spec") or {}
+    pods = int(spec.get("parallelism") or spec.get("replicas") or 1)
+    return pods * gpus_of(((spec.get("template") or {}).get("spec")) or {})
+
+
+def pods_time(pods: Sequence[Object], snapshot: Snapshot) -> tuple[float, float] | None:
+    """Return the time that pods ran, seconds, together and by GPU; None without pods.
+
+    A pod's time is from when its node took it until its last container ended. Pods at the same time count
+    once in the first figure, each in the second.
+    """
+    spans = []
+    for pod in pods:
+        begun = moment(pod.get("status", {}).get("startTime"))
+        if begun is not None:
+            spans.append((begun, _ended(pod) or snapshot.now, gpus_of(pod["spec"])))
+    if not spans:
+        return None
+    total, reached = 0.0, min(begun for begun, _, _ in spans)
+    for begun, ended, _ in sorted(spans, key=lambda span: span[0]):
+        total += max(0.0, (ended - max(begun, reached)).total_seconds())
+        reached = max(reached, ended)
+    return total, sum((ended - begun).total_seconds() * gpus for begun, ended, gpus in spans)
+
+
+def _ended(pod: Object) -> Any:
+    if pod["status"].get("phase") not in ("Succeeded", "Failed"):
+        return None
+    states = [status.get("state") or {} for status in pod["status"].get("containerStatuses") or []]
+    times = [moment((state.get("terminated") or {}).get("finishedAt")) for state in states]
+    return max((time for time in times if time), default=None) or moment(pod["status"]["startTime"])
+
+
+def at_least(work: Work, seconds: float, gpus: int) -> Work:
+    """Return a work whose time is that of the stages that used it, where its pods tell of less."""
+    wall = max(work.wall_s or 0.0, seconds)
+    gpu = max(work.gpu_s or 0.0, seconds * gpus)
+    return replace(work, wall_s=wall, gpu_s=gpu if gpus else work.gpu_s)
