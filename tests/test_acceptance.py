@@ -6,19 +6,16 @@ Takes about half an hour on two cores: an empty cache, a full one, and a run on 
 from __future__ import annotations
 
 import os
-import platform
-import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import s3
+from measured import Figure, write
 from pipeline import ROOT, Killer, wait_for
 
 from polaris.artifact import Artifact
@@ -26,9 +23,7 @@ from polaris.run import Run, open_run
 
 pytestmark = pytest.mark.acceptance
 
-MEASURED = ROOT / "docs" / "measured.md"
-BEGIN, END = "<!-- acceptance: begin -->", "<!-- acceptance: end -->"
-FIGURES: list[tuple[str, str, str]] = []
+FIGURES: list[Figure] = []
 
 KILLED = [
     "data",
@@ -50,18 +45,7 @@ def measured(request: pytest.FixtureRequest, clone: Path) -> Iterator[None]:
     yield
     if request.session.testsfailed > failed:
         return
-    rows = "".join(f"| {what} | {figure} | {bound} |\n" for what, figure, bound in FIGURES)
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=clone, capture_output=True, text=True
-    )
-    text = (
-        f"{BEGIN}\n\n`make acceptance`, {datetime.now(UTC):%Y-%m-%d}, at commit {commit.stdout.strip()}, on"
-        f" {os.cpu_count()} cores ({_processor()}), Python {platform.python_version()}.\n\n"
-        f"| what | measured | bound |\n|---|---|---|\n{rows}\n{END}"
-    )
-    before = MEASURED.read_text(encoding="utf-8")
-    pattern = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
-    MEASURED.write_text(pattern.sub(lambda _: text, before), encoding="utf-8")
+    write("acceptance", "make acceptance", FIGURES, checkout=clone)
 
 
 @pytest.fixture(scope="module")
@@ -208,10 +192,3 @@ def _environment() -> dict[str, str]:
         "POLARIS_DEMO_MODEL",
     )
     return {name: value for name, value in os.environ.items() if name not in gone}
-
-
-def _processor() -> str:
-    if sys.platform == "linux":
-        found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
-        return found.group(1) if found else platform.machine()
-    return platform.processor()

@@ -17,6 +17,12 @@ data = typer.Typer(help="Bring books and prompts into a run's store.", no_args_i
 
 _NOTHING = "nothing to do: the store has the same content"
 
+AGAIN_S = 2.0
+"""How soon a store that did not answer is asked again, seconds."""
+
+Wait = Annotated[
+    float, typer.Option("--wait", metavar="SECONDS", min=0, help="How long to wait for a store that starts.")
+]
 Replace = Annotated[bool, typer.Option("--replace", help="Put this content in the place of other content.")]
 
 
@@ -34,6 +40,7 @@ def import_model(
         str | None, typer.Option(help="Name in the store (default: the folder's or the repository's).")
     ] = None,
     replace: Replace = False,
+    wait: Wait = 0,
 ) -> None:
     """Copy a model into the store of a run: safetensors, tokenizer and config.json.
 
@@ -45,7 +52,7 @@ def import_model(
     from polaris.fields import REPOSITORY_PATTERN
     from polaris.imports import fetch_repository, is_imported, model_files, model_name
 
-    store = _store(config)
+    store = _store(config, wait)
     folder = Path(source).expanduser()
     of_hub = not folder.is_dir()
     if of_hub and not re.match(REPOSITORY_PATTERN, source):
@@ -66,12 +73,13 @@ def import_data(
     files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Books, prompts.")],
     config: ConfigFile,
     replace: Replace = False,
+    wait: Wait = 0,
 ) -> None:
     """Copy files into the store of a run; a configuration names each `store:data/FILE`."""
     from polaris.errors import ConfigError
     from polaris.imports import data_name
 
-    store = _store(config)
+    store = _store(config, wait)
     for file in files:
         if not file.is_file():
             raise ConfigError(f"'{file}' is no file; give one that exists")
@@ -80,13 +88,27 @@ def import_data(
         _put(store, name, {file.name: file}, file.name, replace=replace)
 
 
-def _store(config: Path) -> Store:
+def _store(config: Path, wait_s: float) -> Store:
+    """Open the store once it answers; raise TransientError if it does not within `wait_s` seconds."""
+    import time
+
+    from polaris.errors import TransientError
     from polaris.load import load
-    from polaris.runtime import configure_logging
+    from polaris.runtime import configure_logging, get_logger
     from polaris.storage import open_store
 
     configure_logging()
-    return open_store(load(config).store)
+    store = open_store(load(config).store)
+    end = time.monotonic() + wait_s
+    while True:
+        try:
+            store.head("imports/MANIFEST.json")
+            return store
+        except TransientError as error:
+            if time.monotonic() > end:
+                raise
+            get_logger("imports").warning("waiting", reason=str(error), again_in_s=AGAIN_S)
+            time.sleep(AGAIN_S)
 
 
 def _put(store: Store, name: str, files: dict[str, Path], source: str, *, replace: bool) -> None:

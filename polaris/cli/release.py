@@ -31,7 +31,7 @@ from polaris.runtime import configure_logging
 WATCH_S = 2.0
 LINE_EVERY_S = 10.0
 """Progress alone prints a line no more often than this."""
-AT_REST = ("complete", "pending", "unknown")
+AT_REST = ("complete", "pending", "on demand", "unknown")
 """States of which a low terminal shows only how many instances are in them."""
 WIDE = 100
 """Columns from which a table shows all that it has."""

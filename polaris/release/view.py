@@ -126,17 +126,8 @@ def view(plan: Plan, snapshot: Snapshot, stored: Mapping[str, Stored]) -> View:
     services = _services(snapshot)
     rows: list[Row] = []
     for instance in plan.instances.values():
-        said = stored.get(instance.name)
-        if instance.on_demand and not _is_begun(instance, snapshot, said):
-            continue
-        rows.append(_row(instance, snapshot, said, rows, services))
+        rows.append(_row(instance, snapshot, stored.get(instance.name), rows, services))
     return View(rows, services, _orchestrator(snapshot), _notes(plan, snapshot, stored))
-
-
-def _is_begun(instance: Instance, snapshot: Snapshot, said: Stored | None) -> bool:
-    return bool(
-        newest_job(snapshot.jobs, instance.name, instance.digest) or (said and (said.manifest or said.status))
-    )
 
 
 def _row(
@@ -183,6 +174,8 @@ def _without_job(
         return "running", f"in Job {', '.join(standalone)}"
     if status.get("state") == "running":
         return "interrupted", "its Job is gone; the next attempt goes on"
+    if instance.on_demand:
+        return "on demand", ""
     complete = {row.instance for row in before if row.state == "complete"}
     starting = [service.model for service in services if service.state != "ready"]
     awaited = [model for model in instance.services if model in starting]

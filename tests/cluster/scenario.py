@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 from cluster.kube import Kube, Watcher, wait_until
 from cluster.setting import ROOT, Setting, write_values
+from measured import Figure
 
 from polaris.release.connect import KubeCluster
 from polaris.release.open import open_release
@@ -39,6 +41,9 @@ class WholeRun:
     installed: str
     jobs_folder: Path
     """The standalone Jobs, rendered for these values."""
+    seconds: float = 0.0
+    """From the install to the end of the run."""
+    figures: list[Figure] = field(default_factory=list)
     saved: dict[str, dict[str, str]] = field(default_factory=dict)
     """What was killed → the finished pieces that the store held then, with their etags."""
 
@@ -112,8 +117,10 @@ def play(setting: Setting, namespace: str, folder: Path) -> WholeRun:
     jobs = render_jobs(setting, values, folder / "jobs")
     run = WholeRun(setting, namespace, values, watcher, setting.kube.helm(3, *words), jobs)
     try:
+        begun = time.monotonic()
         _disturb(run)
         wait_until(lambda: ended(run.kube, run.namespace), RUN_S, "the end of the run", run.told)
+        run.seconds = time.monotonic() - begun
     except BaseException:
         watcher.__exit__()
         raise

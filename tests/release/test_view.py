@@ -219,10 +219,10 @@ def test_the_orchestrator_and_when_the_run_is_over() -> None:
     assert not seen(orchestrator(condition("FailureTarget"))).over, "its pods still end"
 
 
-def test_an_instance_on_demand_shows_once_it_has_begun() -> None:
+def test_an_instance_on_demand_is_no_pending_one() -> None:
     asked = Instance("report.length", "report", {}, (), (), {}, "eeeeeeeeeeeeeeee", True)
     plan = Plan({asked.name: asked})
-    assert seen(plan=plan, stored={asked.name: Stored()}).rows == []
+    assert row(seen(plan=plan, stored={asked.name: Stored()}), asked.name).state == "on demand"
     job = stage_job(asked)
     assert row(seen(job, plan=plan, stored={asked.name: Stored()}), asked.name).state == "waiting"
 

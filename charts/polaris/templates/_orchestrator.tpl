@@ -13,12 +13,12 @@
 {{- end -}}
 {{- $init := list -}}
 {{- range $index, $import := include "polaris.modelImports" $root | fromJsonArray -}}
-{{- $words := list "model" "import" $import.source "/etc/polaris/run.yaml" -}}
+{{- $words := list "model" "import" $import.source "/etc/polaris/run.yaml" "--wait" "120" -}}
 {{- with $import.name }}{{ $words = concat $words (list "--name" .) }}{{ end -}}
 {{- $init = append $init (dict "name" (printf "import-model-%d" $index) "image" $values.imports.image "args" $words "resources" $values.imports.resources) -}}
 {{- end -}}
 {{- with $values.imports.data -}}
-{{- $words := concat (list "data" "import") . (list "/etc/polaris/run.yaml") -}}
+{{- $words := concat (list "data" "import") . (list "/etc/polaris/run.yaml" "--wait" "120") -}}
 {{- $init = append $init (dict "name" "import-data" "image" $values.imports.image "args" $words "resources" $values.imports.resources) -}}
 {{- end -}}
 {{- $container := dict "name" "orchestrator" "image" "tools" "args" $args "env" $env -}}
