@@ -97,8 +97,8 @@ images: ## build the images for GPU clusters (IMAGES="tools serve train"; PUSH=1
 	@sh scripts/images.sh $(if $(PUSH),--push) $(IMAGES)
 
 .PHONY: images-cpu
-images-cpu: ## build the images for kind and CI: every stage on a CPU
-	@sh scripts/images.sh tools cpu
+images-cpu: ## build the images for kind and CI: every stage on a CPU (PUSH=1 as above)
+	@sh scripts/images.sh $(if $(PUSH),--push) tools cpu
 
 .PHONY: kind
 kind: cluster-tools images-cpu ## a kind cluster on this machine's Docker with the try-out run in it

@@ -1,7 +1,8 @@
 """A configuration in, a list of what works and what does not out, each fault with its fix.
 
 A check is a function from what is checked to findings; `CHECKS` names them in the order in which they
-run. Nothing of the run is touched: the store check writes below `checks/` and takes it away again.
+run; none needs what another one does, so that one run lists all that is wrong. Nothing of the run is
+touched: the store check writes below `checks/` and takes it away again.
 """
 
 from __future__ import annotations
@@ -19,11 +20,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from polaris.chat import Endpoint
-from polaris.config import EndpointModel
+from polaris.config import EndpointModel, RunConfig
 from polaris.errors import ConfigError, PolarisError
-from polaris.run import Run, open_run
+from polaris.fields import stored_as
+from polaris.identity import contents_of
+from polaris.imports import find_imports
+from polaris.load import load
+from polaris.run import open_run, outside_endpoint
 from polaris.runtime import redact
-from polaris.storage import Conflict, NotFound, Store
+from polaris.storage import Conflict, NotFound, Store, open_store
 
 TIMEOUT_S = 30.0
 """Longest wait for an endpoint's answer."""
@@ -65,9 +70,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is checked: the run, and on a cluster the right to ask what this pod may do there."""
+    """What is checked: a file, the configuration in it, and on a cluster the way to ask what a pod may do."""
 
-    run: Run
+    path: Path
+    config: RunConfig
     can_i: CanI | None = None
 
 
@@ -75,32 +81,62 @@ Check = Callable[[Subject], Iterator[Finding]]
 
 
 def check(path: Path, can_i: CanI | None = None) -> Iterator[Finding]:
-    """Run every check; a configuration that cannot be read ends it with a failure a line of its error."""
+    """Run every check; a configuration that cannot be read leaves only the cluster's permissions to ask for.
+
+    Each line of an error is a finding of its own.
+    """
     try:
-        run = open_run(path)
+        config = load(path)
     except PolarisError as error:
-        for line in str(error).splitlines():
-            yield _failed("configuration", line)
+        yield from _lines("configuration", error)
+        if can_i is not None:
+            yield from _told("permissions", _permissions(can_i))
         return
-    subject = Subject(run, can_i)
+    yield Finding("ok", "configuration", f"run {config.run}: nothing wrong in {path}")
+    subject = Subject(path, config, can_i)
     for what, one in CHECKS.items():
-        try:
-            yield from one(subject)
-        except PolarisError as error:
-            yield _failed(what, str(error))
+        yield from _told(what, one(subject))
+
+
+def _told(what: str, findings: Iterator[Finding]) -> Iterator[Finding]:
+    """Pass findings on, and tell of the error that ends them as of one."""
+    try:
+        yield from findings
+    except PolarisError as error:
+        yield from _lines(what, error)
+
+
+def _lines(what: str, error: PolarisError) -> Iterator[Finding]:
+    for line in str(error).splitlines():
+        detail, _, fix = line.partition("; ")
+        yield _failed(what, detail, fix)
 
 
 def check_plan(subject: Subject) -> Iterator[Finding]:
-    """Say what the configuration unfolds into: it was read, and its files hashed, to get here."""
-    run = subject.run
-    models = {name for instance in run.plan.instances.values() for name in instance.services}
+    """Look for every file and import that is named, hash them, and say what the run unfolds into."""
+    missing = list(_missing_files(subject.config))
+    try:
+        find_imports(subject.config, open_store(subject.config.store), subject.path)
+    except PolarisError as error:
+        missing += _lines("plan", error)
+    if missing:
+        yield from missing
+        return
+    plan = open_run(subject.path).plan
+    models = {name for instance in plan.instances.values() for name in instance.services}
     served = f", serves {', '.join(sorted(models))}" if models else ""
-    yield Finding("ok", "configuration", f"run {run.config.run}: {len(run.plan.instances)} instances{served}")
+    yield Finding("ok", "plan", f"{len(plan.instances)} instances{served}")
+
+
+def _missing_files(config: RunConfig) -> Iterator[Finding]:
+    for setting, path in contents_of(config):
+        if stored_as(path) is None and not path.exists():
+            yield _failed("plan", f"{setting}: '{path}' does not exist", "give a file or folder that does")
 
 
 def check_store(subject: Subject) -> Iterator[Finding]:
     """Write, read, list and delete one small object, and see that a second conditional put is refused."""
-    store = subject.run.store
+    store = open_store(subject.config.store)
     key = f"checks/{uuid.uuid4().hex}"
     where = f"{store.url}/{key}"
     data = uuid.uuid4().hex.encode()
@@ -140,15 +176,18 @@ def _exercise(store: Store, key: str, data: bytes, etag: str) -> Finding:
 
 def check_endpoints(subject: Subject) -> Iterator[Finding]:
     """Ask each endpoint that somebody else serves and this run uses for its models, else for a token."""
-    config = subject.run.config
+    config = subject.config
     judges = {judge.model for judge in config.judges.values()}
     writers = {name for evaluation in config.evaluations.values() for name in evaluation.models}
     for name in sorted(judges | writers):
-        if isinstance(config.models[name], EndpointModel):
+        model = config.models[name]
+        if isinstance(model, EndpointModel):
             try:
-                yield _ask(subject.run.endpoint(name))
+                endpoint = outside_endpoint(name, model)
             except ConfigError as error:
-                yield _failed(f"models.{name}", str(error))
+                yield from _lines(f"models.{name}", error)
+            else:
+                yield _ask(endpoint)
 
 
 def _ask(endpoint: Endpoint) -> Finding:
@@ -237,12 +276,12 @@ def _permissions(can_i: CanI) -> Iterator[Finding]:
 
 
 CHECKS: dict[str, Check] = {
-    "configuration": check_plan,
     "store": check_store,
-    "endpoints": check_endpoints,
     "permissions": check_permissions,
+    "endpoints": check_endpoints,
+    "plan": check_plan,
 }
-"""A check's name → the check, in the order in which they run."""
+"""A check's name → the check, in the order in which they run: hashing a model's folder may take minutes."""
 
 
 def pod_namespace() -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import fnmatch
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -24,6 +25,10 @@ from polaris.hashes import hash_of
 from polaris.identity import contents_of, files_below, hash_of_folder
 from polaris.runtime import get_logger
 from polaris.storage import Store, arriving, checked
+
+SERVED = ("*.safetensors", "*.json", "*.txt", "*.jinja", "*.model", "*.tiktoken")
+"""What is read of a hub's repository, by the names of files in its top folder: weights, configuration,
+tokenizer, chat template. Weights in other formats stay there, and so does code, which is never run."""
 
 log = get_logger("imports")
 
@@ -52,6 +57,11 @@ def model_files(folder: Path) -> dict[str, Path]:
         if not found:
             raise ConfigError(f"'{folder}' has no {what}; give a model's folder, with its tokenizer")
     return files
+
+
+def is_served(name: str) -> bool:
+    """Tell whether a file of a hub's repository is read in serving or training."""
+    return "/" not in name and any(fnmatch.fnmatchcase(name, pattern) for pattern in SERVED)
 
 
 def is_weights(name: str) -> bool:
@@ -192,6 +202,7 @@ def fetch(store: Store, manifest: Manifest, folder: Path) -> Path:
 def fetch_repository(repo: str, setting: str) -> Path:
     """Return the local folder of `owner/name@revision`, from the hub or its local cache.
 
+    Only what `is_served` is fetched; a cache may hold more of the repository.
     Raises ConfigError naming the setting if the hub has no such revision, TransientError if it is away.
     """
     from huggingface_hub import snapshot_download
@@ -199,7 +210,10 @@ def fetch_repository(repo: str, setting: str) -> Path:
 
     name, _, revision = repo.partition("@")
     try:
-        return Path(snapshot_download(name, revision=revision))
+        # Their * also matches a slash.
+        below = ["*/*"]
+        found = snapshot_download(name, revision=revision, allow_patterns=list(SERVED), ignore_patterns=below)
+        return Path(found)
     except (HFValidationError, RepositoryNotFoundError, RevisionNotFoundError) as error:
         what = " ".join(str(error).split())
         raise ConfigError(f"{setting}: '{repo}' cannot be fetched: {what}") from error

@@ -95,6 +95,11 @@ def load(path: Path, environment: Mapping[str, str] | None = None) -> RunConfig:
         raise ConfigError("\n".join(dict.fromkeys(faults))) from None
 
 
+def dump(config: RunConfig) -> str:
+    """Return a configuration as YAML with all defaults and overrides; `load(file, {})` reads it back."""
+    return str(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+
+
 def schema() -> dict[str, Any]:
     """Return the configuration's JSON schema."""
     return RunConfig.model_json_schema()

@@ -130,18 +130,8 @@ class Run:
         Raises ConfigError if a service is not up or a configured endpoint's key is not set.
         """
         model = self.config.models[name]
-        identity, thinking = self.identity_of_model(name), self.config.thinking(name)
         if isinstance(model, EndpointModel):
-            key = _api_key(name, model)
-            return Endpoint(
-                model.url,
-                model.model,
-                identity,
-                key,
-                thinking=thinking,
-                setting=f"models.{name}",
-                api_key_env=model.api_key_env,
-            )
+            return outside_endpoint(name, model)
         if urls is None:
             urls = started_endpoints()
         if name not in urls:
@@ -152,11 +142,11 @@ class Run:
         return Endpoint(
             urls[name],
             self.served_name(name),
-            identity,
+            self.identity_of_model(name),
             "none",
             ours=True,
             engine=model.serve.engine,
-            thinking=thinking,
+            thinking=self.config.thinking(name),
             setting=f"models.{name}",
         )
 
@@ -198,6 +188,19 @@ def open_run(path: Path) -> Run:
     imports = find_imports(config, store, path)
     contents = hash_contents(config, {named: content_hash(imports[named]) for named in imports})
     return Run(path.absolute(), config, contents, plan(config, contents), store, imports)
+
+
+def outside_endpoint(name: str, model: EndpointModel) -> Endpoint:
+    """Return the endpoint of a model that somebody else serves; raise ConfigError if its key is not set."""
+    return Endpoint(
+        model.url,
+        model.model,
+        model.identity,
+        _api_key(name, model),
+        thinking=model.thinking,
+        setting=f"models.{name}",
+        api_key_env=model.api_key_env,
+    )
 
 
 def _api_key(name: str, model: EndpointModel) -> str:

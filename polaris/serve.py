@@ -25,6 +25,8 @@ EXPECTED_ENV = "POLARIS_EXPECTED_IDENTITY"
 """The identity that the server was started for, where its configuration may change under it."""
 DRAIN_S = 15
 """What requests in flight get to end when the server is told to stop, seconds."""
+DRAIN_ENV = "POLARIS_DRAIN_S"
+"""The same where whoever started the server gives it another time to end."""
 OFFLINE = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 
 
@@ -44,8 +46,9 @@ def serve(run: Run, name: str, host: str, port: int) -> None:
             f"{EXPECTED_ENV}: this server was started for '{expected}', models.{name} is now '{identity}';"
             " the configuration was changed meanwhile, start the server again"
         )
+    drain = drain_s()
     folder = checkpoint(run, name)
-    command = server_command(model.serve, folder, name, run.config.dtype(name), host, port)
+    command = server_command(model.serve, folder, name, run.config.dtype(name), host, port, drain)
     environment = {**os.environ, **OFFLINE}
     if model.serve.engine == "transformers":
         # Its list of models is that of the hub's cache, and without such a folder an error.
@@ -70,8 +73,16 @@ def checkpoint(run: Run, name: str) -> Path:
     return folder
 
 
+def drain_s() -> int:
+    """Return what requests in flight get to end, seconds; raise ConfigError for what is no whole number."""
+    text = os.environ.get(DRAIN_ENV) or str(DRAIN_S)
+    if not (text.isascii() and text.isdecimal()):
+        raise ConfigError(f"{DRAIN_ENV}: '{text}' is no whole number of seconds; set it to {DRAIN_S}, say")
+    return int(text)
+
+
 def server_command(
-    settings: ServeConfig, folder: Path, name: str, dtype: str, host: str, port: int
+    settings: ServeConfig, folder: Path, name: str, dtype: str, host: str, port: int, drain: int = DRAIN_S
 ) -> list[str]:
     """Return the server's command line."""
     address = ["--host", host, "--port", str(port)]
@@ -82,7 +93,7 @@ def server_command(
     command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(folder), *address]
     command += ["--served-model-name", name, "--dtype", dtype]
     command += ["--tensor-parallel-size", str(settings.tensor_parallel)]
-    command += ["--shutdown-timeout", str(DRAIN_S)]
+    command += ["--shutdown-timeout", str(drain)]
     # Between JSON tokens a small model can lose itself in blanks until its tokens are spent.
     command += ["--structured-outputs-config", STRUCTURED]
     if settings.max_model_len:

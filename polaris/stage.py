@@ -220,9 +220,9 @@ class Status:
         self.key = f"{prefix}attempts/{attempt}/{self.NAME}"
         self.started = datetime.now(UTC).isoformat(timespec="seconds")
 
-    def write(self, state: str, code: int | None = None, reason: str | None = None) -> None:
+    def write(self, state: str, code: int | None = None, reason: str | None = None, **more: str) -> None:
         """Write the state; a status that cannot be written never hides what it is about."""
-        row = {"state": state, "started": self.started, "code": code, "reason": reason, "at": _now()}
+        row = {"state": state, "started": self.started, "code": code, "reason": reason, "at": _now(), **more}
         try:
             self.store.put(self.key, from_rows([row]))
         except PolarisError as error:

@@ -37,6 +37,8 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             "POLARIS_NAMESPACE",
             "POLARIS_RELEASE",
             "POLARIS_ORCHESTRATOR",
+            "POLARIS_IDLE_FILE",
+            "POLARIS_DRAIN_S",
         ):
             monkeypatch.delenv(name)
     # Processes that a test starts in another folder find this checkout too.

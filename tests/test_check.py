@@ -23,7 +23,9 @@ from polaris.check import (
     check_store,
     pod_namespace,
 )
-from polaris.run import Run, open_run
+from polaris.errors import TransientError
+from polaris.load import load
+from polaris.run import Run
 from polaris.storage import FileStore
 
 KEY = "sk-of-this-test-0123456789"
@@ -61,18 +63,26 @@ def endpoint(*answers: tuple[int, str], seen: list[tuple[str, str]] | None = Non
         server.server_close()
 
 
-def run_with(folder: Path, url: str) -> Run:
+def written(folder: Path, found: dict[str, Any]) -> Path:
+    path = folder / "run.yaml"
+    path.write_text(yaml.safe_dump(found), encoding="utf-8")
+    return path
+
+
+def one_judge(folder: Path, url: str) -> Path:
     found = settings(folder, url)
     # One endpoint is enough: the writer is left out.
     found["evaluations"]["quality"]["models"] = ["reader"]
-    path = folder / "run.yaml"
-    path.write_text(yaml.safe_dump(found), encoding="utf-8")
-    return open_run(path)
+    return written(folder, found)
+
+
+def subject(path: Path) -> Subject:
+    return Subject(path, load(path))
 
 
 def asked(folder: Path, *answers: tuple[int, str], seen: list[tuple[str, str]] | None = None) -> Finding:
     with endpoint(*answers, seen=seen) as url:
-        (found,) = check_endpoints(Subject(run_with(folder, url)))
+        (found,) = check_endpoints(subject(one_judge(folder, url)))
     assert KEY not in str(found)
     assert "\n" not in str(found)
     return found
@@ -120,23 +130,25 @@ def test_what_an_endpoint_refuses(tmp_path: Path, status: int, state: str, told:
 def test_a_judge_that_is_not_there_and_a_key_that_is_not_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = run_with(tmp_path, "http://127.0.0.1:9/v1")
-    (found,) = check_endpoints(Subject(run))
+    path = one_judge(tmp_path, "http://127.0.0.1:9/v1")
+    (found,) = check_endpoints(subject(path))
     assert (found.state, found.what) == ("failed", "models.reader")
     assert "does not answer" in found.detail
     monkeypatch.delenv("FAKE_API_KEY")
-    (found,) = check_endpoints(Subject(run))
+    (found,) = check_endpoints(subject(path))
     assert "neither FAKE_API_KEY nor FAKE_API_KEY_FILE is set" in found.detail
 
 
 def test_a_store_that_keeps_its_word_is_left_as_it_was(run: Run) -> None:
-    (found,) = check_store(Subject(run))
+    (found,) = check_store(subject(run.path))
     assert found.state == "ok"
     assert list(run.store.list("")) == []
 
 
 @pytest.mark.slow
-def test_a_real_s3_store(tmp_path: Path, s3_server: Any, s3_url: str) -> None:
+def test_a_real_s3_store(
+    tmp_path: Path, s3_server: Any, s3_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = settings(tmp_path)
     found["store"] = {
         "url": s3_url,
@@ -144,10 +156,17 @@ def test_a_real_s3_store(tmp_path: Path, s3_server: Any, s3_url: str) -> None:
         "region": "us-east-1",
         "path_style": True,
     }
-    path = tmp_path / "run.yaml"
-    path.write_text(yaml.safe_dump(found), encoding="utf-8")
-    (one,) = check_store(Subject(open_run(path)))
+    (one,) = check_store(subject(written(tmp_path, found)))
     assert one.state == "ok"
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-the-key")
+    found["data"]["books"] = ["store:data/book.epub"]
+    (tmp_path / "prompts.jsonl").unlink()
+    told = [one for one in check(written(tmp_path, found)) if one.state == "failed"]
+    assert [one.what for one in told] == ["store", "models.reader", "models.writer", "plan", "plan"]
+    assert "refuses 'checks/" in told[0].detail
+    assert told[0].fix.startswith("check AWS_ACCESS_KEY_ID")
+    assert "prompts.jsonl' does not exist" in told[3].detail
+    assert "refuses 'imports/data/book.epub" in told[4].detail
 
 
 @pytest.mark.parametrize(
@@ -176,7 +195,7 @@ def test_a_store_that_does_not_keep_its_word(
         monkeypatch.setattr(FileStore, "list", lambda self, prefix: iter([]))
     if fault == "kept":
         monkeypatch.setattr(FileStore, "delete", lambda self, keys: None)
-    failed = [found for found in check_store(Subject(run)) if found.state == "failed"]
+    failed = [found for found in check_store(subject(run.path)) if found.state == "failed"]
     assert [told in found.detail and bool(found.fix) for found in failed] == [True]
     monkeypatch.undo()
     assert fault == "kept" or list(list_(run.store, "")) == [], "cleaned all the same"  # type: ignore[arg-type]
@@ -184,8 +203,8 @@ def test_a_store_that_does_not_keep_its_word(
 
 
 def test_permissions_are_told_one_by_one() -> None:
-    run: Any = None
-    assert list(check_permissions(Subject(run))) == []
+    none: Any = None
+    assert list(check_permissions(Subject(none, none))) == []
 
     def can_i(verb: str, group: str, resource: str, name: str) -> bool:
         return (verb, resource) not in {
@@ -195,36 +214,65 @@ def test_permissions_are_told_one_by_one() -> None:
             ("watch", "secrets"),
         }
 
-    found = list(check_permissions(Subject(run, can_i)))
+    found = list(check_permissions(Subject(none, none, can_i)))
     assert len(found) == len(ORCHESTRATOR_MAY) + 1
     failed = [one for one in found if one.state == "failed"]
     assert [one.detail for one in failed] == ["may not delete jobs"]
     assert "polaris-orchestrator" in failed[0].fix
-    open_secrets = list(check_permissions(Subject(run, lambda *_: True)))
+    open_secrets = list(check_permissions(Subject(none, none, lambda *_: True)))
     assert [one.detail for one in open_secrets if one.state == "failed"] == [
         "may get, list, watch secrets, and must not"
     ]
 
 
-def test_a_configuration_that_cannot_be_read_ends_the_check(tmp_path: Path) -> None:
+def test_a_configuration_that_cannot_be_read_leaves_only_the_permissions(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("run: x\nseed: true\n", encoding="utf-8")
     found = list(check(path))
-    assert found
+    assert len(found) > 1
     assert {one.state for one in found} == {"failed"}
     assert {one.what for one in found} == {"configuration"}
+    with_cluster = list(check(path, lambda *_: True))
+    assert with_cluster[: len(found)] == found
+    assert {one.what for one in with_cluster[len(found) :]} == {"permissions"}
 
 
 def test_every_check_runs_whatever_failed_before(tmp_path: Path) -> None:
     with endpoint((200, '{"data": [{"id": "r"}]}')) as url:
-        run = run_with(tmp_path, url)
+        path = one_judge(tmp_path, url)
         (tmp_path / "store").write_text("a file where the store's folder should be")
-        found = list(check(run.path))
+        found = list(check(path))
     assert [(one.state, one.what) for one in found] == [
         ("ok", "configuration"),
         ("failed", "store"),
         ("ok", "models.reader"),
+        ("ok", "plan"),
     ]
+
+
+def test_one_call_lists_all_that_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = settings(tmp_path)
+    found["data"] = {"books": ["gone.epub", "store:data/book.epub"], "prompts": "store:data/prompts.jsonl"}
+    (tmp_path / "prompts.jsonl").unlink()
+    path = written(tmp_path, found)
+    monkeypatch.delenv("FAKE_API_KEY")
+
+    def can_i(verb: str, group: str, resource: str, name: str) -> bool:
+        if resource == "pods":
+            raise TransientError("--cluster: the API server does not say what this pod may do: away")
+        return True
+
+    told = [one for one in check(path, can_i) if one.state != "ok"]
+    assert [one.what for one in told] == ["permissions", "models.reader", "models.writer", *["plan"] * 4]
+    assert {one.state for one in told} == {"failed"}
+    assert [one.detail.partition(":")[0] for one in told[3:]] == [
+        "data.books",
+        "evaluations.quality.prompts",
+        "data.books",
+        "data.prompts",
+    ]
+    assert told[5].fix == f"run `polaris data import book.epub {path}`"
+    assert all(one.fix for one in told[1:])
 
 
 def test_the_pods_namespace(monkeypatch: pytest.MonkeyPatch) -> None:

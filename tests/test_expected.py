@@ -12,7 +12,7 @@ from context import settings
 from polaris.errors import ConfigError
 from polaris.run import Run, open_run
 from polaris.runtime import configure_logging
-from polaris.serve import serve
+from polaris.serve import drain_s, serve
 from polaris.stage import run_stage
 
 
@@ -45,3 +45,13 @@ def test_a_server_of_another_identity_does_not_come_up(
     monkeypatch.setenv("POLARIS_EXPECTED_IDENTITY", "trained:older")
     with pytest.raises(ConfigError, match="started for 'trained:older', models.own is now 'sha256:"):
         serve(found, "own", "127.0.0.1", 8000)
+
+
+def test_a_server_drains_for_as_long_as_its_pod_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert drain_s() == 15
+    monkeypatch.setenv("POLARIS_DRAIN_S", "120")
+    assert drain_s() == 120
+    for nonsense in ("2m", "-1", "1.5", "²"):
+        monkeypatch.setenv("POLARIS_DRAIN_S", nonsense)
+        with pytest.raises(ConfigError, match=f"POLARIS_DRAIN_S: '{nonsense}' is no whole number of seconds"):
+            drain_s()

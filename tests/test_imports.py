@@ -26,7 +26,7 @@ CORE = {
     "s3",
     "artifact",
 }
-CORE |= {"fields", "recipe", "chat", "llm", "run", "stage", "cpu_engine", "hashes", "imports"}
+CORE |= {"fields", "recipe", "chat", "llm", "run", "stage", "cpu_engine", "hashes", "imports", "idle"}
 USES: dict[str, set[str]] = {
     "data": set(),
     "reward": {"judge"},

@@ -1,13 +1,9 @@
-"""Models and files in the store: known by their content as local ones are, fetched once, verified."""
+"""Models and files imported into the store: known by their content as local ones are."""
 
 from __future__ import annotations
 
-import os
-import random
 import shutil
-import subprocess
 import sys
-import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,23 +13,18 @@ import pytest
 import s3
 import yaml
 from context import make_context, read_output
-from hypothesis import given
-from hypothesis import strategies as st
 
-from polaris import imports
-from polaris.artifact import MANIFEST, Artifact, sha256_file
+from polaris.artifact import Artifact, sha256_file
 from polaris.cli import main
-from polaris.config import CheckpointModel
 from polaris.data import stage as data_stage
-from polaris.errors import ConfigError, InputError, TransientError
+from polaris.errors import ConfigError, TransientError
 from polaris.generate import run as generate
-from polaris.identity import hash_contents, hash_of_folder
-from polaris.imports import find_import, model_files, put_import
+from polaris.imports import find_import
 from polaris.llm import CallFailed
 from polaris.load import load
 from polaris.run import Run, open_run
 from polaris.serve import checkpoint
-from polaris.storage import FileStore, Store
+from polaris.storage import Store
 
 Polaris = Callable[..., int]
 MODEL = "imports/models/model/"
@@ -300,11 +291,11 @@ def test_a_repository_is_taken_from_the_store_before_the_hub(
 ) -> None:
     hub = pytest.importorskip("huggingface_hub")
     folder = demo.parents[2] / ".polaris" / "model"
-    monkeypatch.setattr(hub, "snapshot_download", lambda repo, revision: str(folder))
+    monkeypatch.setattr(hub, "snapshot_download", lambda repo, **_: str(folder))
     _edit(demo, lambda raw: raw["models"].update(base={"kind": "checkpoint", "repo": "owner/name@v1"}))
     assert open_run(demo).model_folder("base") == folder
     assert cli("model", "import", "owner/name@v1", demo) == 0
-    monkeypatch.setattr(hub, "snapshot_download", lambda repo, revision: pytest.fail("the hub was asked"))
+    monkeypatch.setattr(hub, "snapshot_download", lambda repo, **_: pytest.fail("the hub was asked"))
     run = open_run(demo)
     found = run.model_folder("base")
     assert found == run.checkpoint_folder("base") and found.is_relative_to(run.work_folder / "inputs")
@@ -312,6 +303,36 @@ def test_a_repository_is_taken_from_the_store_before_the_hub(
     assert run.identity_of_model("base") == "owner/name@v1"
     assert cli("model", "import", "owner/name@v1", demo) == 0
     assert "store:models/owner--name@v1: nothing to do" in capsys.readouterr().out
+
+
+def test_of_a_repository_only_what_is_served_is_fetched_and_imported(
+    demo: Path, cli: Polaris, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    from huggingface_hub.utils import filter_repo_objects
+
+    served = {"config.json", "model-00001-of-00002.safetensors", "tokenizer.json", "merges.txt"}
+    served |= {"model-00002-of-00002.safetensors", "tokenizer.model", "chat_template.jinja"}
+    left = {"pytorch_model.bin", "model-q4.gguf", "modeling_own.py", "onnx/model.onnx", "onnx/config.json"}
+    left |= {"original/consolidated.safetensors", "README.md", ".gitattributes"}
+    asked: list[dict[str, Any]] = []
+
+    def snapshot(repo: str, *, revision: str, **patterns: Any) -> str:
+        """A FAKE hub whose local cache holds the whole repository from before."""
+        asked.append({"repo": repo, "revision": revision, **patterns})
+        for name in served | left:
+            (tmp_path / "cache" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "cache" / name).write_text(name)
+        return str(tmp_path / "cache")
+
+    monkeypatch.setattr(hub, "snapshot_download", snapshot)
+    assert cli("model", "import", "owner/name@v1", demo) == 0
+    [one] = asked
+    assert (one.pop("repo"), one.pop("revision")) == ("owner/name", "v1")
+    assert set(filter_repo_objects(sorted(served | left), **one)) == served
+    manifest = find_import(open_run(demo).store, "models/owner--name@v1")
+    assert manifest is not None
+    assert {entry.name for entry in manifest.objects} == served
 
 
 def test_an_interrupted_import_is_gone_on_with(
@@ -334,131 +355,3 @@ def test_an_interrupted_import_is_gone_on_with(
     assert find_import(store, "models/model") is None
     assert cli("model", "import", folder, stored) == 0
     assert sent == ["config.json", "died", "model.safetensors"]
-
-
-def _model(folder: Path) -> dict[str, Path]:
-    folder.mkdir()
-    (folder / "config.json").write_text("{}")
-    (folder / "model.safetensors").write_bytes(random.Random(7).randbytes(300_000))
-    return model_files(folder)
-
-
-def test_a_copy_is_fetched_once_and_again_when_it_was_changed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = FileStore(tmp_path / "store")
-    put_import(store, "models/model", _model(tmp_path / "model"), "model")
-    manifest = find_import(store, "models/model")
-    assert manifest is not None
-    inputs = tmp_path / "inputs"
-    folder = imports.fetch(store, manifest, inputs)
-    with monkeypatch.context() as patched:
-        patched.setattr("polaris.artifact.sha256_file", lambda _: pytest.fail("it was hashed again"))
-        assert imports.fetch(store, manifest, inputs) == folder
-    weights = folder / "model.safetensors"
-    data = weights.read_bytes()
-    weights.write_bytes(b"flipped" + data[7:])
-    os.utime(weights, ns=(0, time.time_ns() + 1))
-    imports.fetch(store, manifest, inputs)
-    assert weights.read_bytes() == data
-    (inputs / f"{folder.name}.json").write_text("no JSON")
-    assert imports.fetch(store, manifest, inputs) == folder
-
-
-def test_a_corrupt_import_is_named_and_never_used(tmp_path: Path) -> None:
-    store = FileStore(tmp_path / "store")
-    put_import(store, "models/model", _model(tmp_path / "model"), "model")
-    manifest = find_import(store, "models/model")
-    assert manifest is not None
-    [entry] = [entry for entry in manifest.objects if entry.name == "model.safetensors"]
-    data = store.get(MODEL + entry.key)
-    store.put(MODEL + entry.key, b"x" + data[1:])
-    for _ in range(2):
-        with pytest.raises(InputError, match=r"model\.safetensors does not match its sha256; restore it"):
-            imports.fetch(store, manifest, tmp_path / "inputs")
-    store.put(MODEL + MANIFEST, b"{}")
-    with pytest.raises(InputError, match="imports/models/model/MANIFEST.json: no manifest of this version"):
-        find_import(store, "models/model")
-
-
-def test_a_folder_that_cannot_hold_an_import_is_named(tmp_path: Path) -> None:
-    store = FileStore(tmp_path / "store")
-    put_import(store, "models/model", _model(tmp_path / "model"), "model")
-    manifest = find_import(store, "models/model")
-    assert manifest is not None
-    (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match=r"^execute\.work_dir: '.*' cannot take models/model \(0 MiB\): "):
-        imports.fetch(store, manifest, tmp_path / "file")
-
-
-FETCH = """
-import sys
-from pathlib import Path
-from polaris import storage
-from polaris.imports import fetch, find_import
-
-store = storage.FileStore(Path(sys.argv[1]))
-copy = storage._copy
-
-def counted(source, target, tick):
-    with open(sys.argv[3], "a") as log:
-        log.write(f"{source.name}\\n")
-    copy(source, target, tick)
-    if source.name == sys.argv[4]:
-        import os, signal
-        os.kill(os.getpid(), signal.SIGKILL)
-
-storage._copy = counted
-print(fetch(store, find_import(store, "models/model"), Path(sys.argv[2])))
-"""
-"""Fetches an import, noting each object that it copies; dies after the one named last, as if killed."""
-
-
-def test_two_processes_fetch_it_once_and_a_killed_one_is_gone_on_from(tmp_path: Path) -> None:
-    store = FileStore(tmp_path / "store")
-    put_import(store, "models/model", _model(tmp_path / "model"), "model")
-    inputs, log = tmp_path / "inputs", tmp_path / "log"
-
-    def begin(dies_after: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", FETCH, store.root, inputs, log, dies_after]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-
-    killed = begin("model.safetensors")
-    killed.communicate()
-    assert killed.returncode == -9
-    assert list(inputs.rglob("*.part")) and not list(inputs.rglob("model.safetensors"))
-    both = [begin("nothing") for _ in range(2)]
-    said = {process.communicate()[0].splitlines()[-1] for process in both}
-    assert [process.returncode for process in both] == [0, 0] and len(said) == 1
-    folder = Path(said.pop())
-    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors"}
-    assert sha256_file(folder / "model.safetensors") == sha256_file(tmp_path / "model/model.safetensors")
-    assert sorted(log.read_text().split()) == ["config.json", *["model.safetensors"] * 2]
-
-
-NAMES = st.text(alphabet="aZ09._-=+@,", min_size=1, max_size=8).filter(lambda name: name[0] != ".")
-
-
-@given(
-    st.dictionaries(
-        st.lists(NAMES, min_size=1, max_size=3).map("/".join), st.binary(max_size=4), min_size=1, max_size=6
-    )
-)
-def test_a_folder_and_its_import_have_one_hash(
-    tmp_path_factory: pytest.TempPathFactory, files: dict[str, bytes]
-) -> None:
-    folder = tmp_path_factory.mktemp("model")
-    written = {}
-    for name, data in files.items():
-        try:
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes(data)
-        except OSError:
-            continue  # A name is both a file's and a folder's.
-        written[name] = sha256_file(folder / name)
-    store = FileStore(tmp_path_factory.mktemp("store"))
-    put_import(store, "models/any", imports.files_below(folder), "any")
-    manifest = find_import(store, "models/any")
-    assert manifest is not None
-    model = CheckpointModel(kind="checkpoint", path=folder)
-    assert imports.content_hash(manifest) == hash_contents(model)[folder] == hash_of_folder(written)

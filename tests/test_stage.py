@@ -342,11 +342,11 @@ def test_a_repository_is_fetched_at_its_revision(tmp_path: Path, monkeypatch: py
     raw["models"]["hub"] = {"kind": "checkpoint", "repo": "owner/name@abc"}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(raw))
     opened = open_run(tmp_path / "run.yaml")
-    monkeypatch.setattr(hub, "snapshot_download", lambda repo, revision: f"/cache/{repo}/{revision}")
+    monkeypatch.setattr(hub, "snapshot_download", lambda repo, revision, **_: f"/cache/{repo}/{revision}")
     assert opened.model_folder("hub") == Path("/cache/owner/name/abc")
     assert opened.identity_of_model("hub") == "owner/name@abc"
 
-    def away(repo: str, revision: str) -> str:
+    def away(repo: str, revision: str, **_: object) -> str:
         raise ConnectionError("no\nnetwork")
 
     monkeypatch.setattr(hub, "snapshot_download", away)

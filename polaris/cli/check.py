@@ -21,9 +21,10 @@ def check(
         typer.Option("--cluster", help="In a pod: also what its service account may and may not do."),
     ] = False,
 ) -> None:
-    """Check what a run needs before it starts: its files, its store, its judges; exit 2 if one fails.
+    """Check what a run needs before it starts, and list all that is wrong; exit 2 if something is.
 
-    The store is written to, below `checks/`, and cleaned again. No key is ever printed.
+    That is its configuration, its store, the endpoints that others serve, its files and imports. The store
+    is written to, below `checks/`, and cleaned again. No key is ever printed.
     """
     from polaris.check import check as check_all
     from polaris.check import pod_namespace

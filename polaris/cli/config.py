@@ -12,11 +12,9 @@ app = typer.Typer(help="Show, check or describe a run's configuration.", no_args
 @app.command("show", epilog="Example: `polaris config show examples/demo/demo.yaml`")
 def show(config: ConfigFile) -> None:
     """Print the configuration with every default and override filled in, as YAML."""
-    import yaml
+    from polaris.load import dump, load
 
-    from polaris.load import load
-
-    print(yaml.safe_dump(load(config).model_dump(mode="json"), sort_keys=False, allow_unicode=True), end="")
+    print(dump(load(config)), end="")
 
 
 @app.command("check", epilog="Example: `polaris config check examples/demo/demo.yaml`")

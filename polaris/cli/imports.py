@@ -50,7 +50,7 @@ def import_model(
 
     from polaris.errors import ConfigError
     from polaris.fields import REPOSITORY_PATTERN
-    from polaris.imports import fetch_repository, is_imported, model_files, model_name
+    from polaris.imports import fetch_repository, is_imported, is_served, model_files, model_name
 
     store = _store(config, wait)
     folder = Path(source).expanduser()
@@ -65,7 +65,10 @@ def import_model(
             print(f"store:{called}: {_NOTHING}")
             return
         folder = fetch_repository(source, "SOURCE")
-    _put(store, called, model_files(folder), origin, replace=replace)
+    files = model_files(folder)
+    if of_hub:
+        files = {name: path for name, path in files.items() if is_served(name)}
+    _put(store, called, files, origin, replace=replace)
 
 
 @data.command("import", epilog="Example: `polaris data import anthology.epub heldout.jsonl run.yaml`")

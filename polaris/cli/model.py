@@ -58,10 +58,17 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
 ) -> None:
-    """Serve a checkpoint or trained model of the run, OpenAI-compatible, until stopped."""
+    """Serve a checkpoint or trained model of the run, OpenAI-compatible, until stopped.
+
+    Where the file that POLARIS_IDLE_FILE names is there, nothing is to do, and it only waits to be stopped.
+    """
+    from polaris.idle import is_idle, stay_idle
     from polaris.run import open_run
     from polaris.runtime import configure_logging
     from polaris.serve import serve as become_server
 
     configure_logging()
+    if is_idle():
+        stay_idle(model)
+        return
     become_server(open_run(config), model, host, port)

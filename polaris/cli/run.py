@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -50,7 +51,9 @@ def run(
     check_needs: Annotated[
         bool,
         typer.Option(
-            "--check-needs", help="Start nothing; say what is to do, and fail if a need is missing."
+            "--check-needs",
+            help="Start nothing; say what is to do, and fail if a need is missing. Waits while another"
+            " process carries the run out.",
         ),
     ] = False,
     verbose: Verbose = False,
@@ -62,8 +65,9 @@ def run(
     """
     from polaris.cli.summary import print_summary
     from polaris.errors import Stopped
-    from polaris.execute.lease import Lease
+    from polaris.execute.lease import Lease, wait_until_free
     from polaris.execute.local import LocalExecutor
+    from polaris.idle import mark_idle
     from polaris.run import open_run
     from polaris.runtime import StopFlag, configure_logging
 
@@ -72,10 +76,14 @@ def run(
     stop.install()
     opened = open_run(config)
     selected = opened.plan.selected(only, needs=not (no_needs or check_needs))
+    if check_needs:
+        wait_until_free(opened.store, opened.config.run, stop)
     missing = [name for name in opened.plan.instances if name in selected and not opened.manifest(name)]
     if no_needs or check_needs:
         _require_needs(opened, selected, missing)
     if check_needs:
+        if not missing:
+            mark_idle()
         print(f"to do: {', '.join(missing)}" if missing else _nothing_to_do(selected))
         return
     if not missing:
@@ -128,16 +136,16 @@ def orchestrate(
         typer.Option(
             envvar="POLARIS_ORCHESTRATOR", help="Only failures of Jobs with this mark use attempts up."
         ),
-    ] = "by-hand",
+    ] = "",
     verbose: Verbose = False,
 ) -> None:
     """Carry a run out on Kubernetes, with a Job a stage and a Deployment a model server.
 
-    May be killed at any moment and called again: what it started lives on and is adopted.
+    Killed at any moment and called again, it adopts what it started. Codes 2 to 5 call for a person.
     """
     from polaris.cli.summary import print_summary
-    from polaris.errors import ConfigError
     from polaris.execute.cluster import ClusterExecutor
+    from polaris.execute.deployments import no_servers_left
     from polaris.execute.kube import Kube, own_namespace
     from polaris.execute.lease import Lease
     from polaris.execute.loop import through_outages
@@ -147,14 +155,9 @@ def orchestrate(
     configure_logging(verbose=verbose)
     stop = StopFlag()
     stop.install()
-    opened = open_run(config)
-    for model in keep:
-        if model not in opened.config.models:
-            raise ConfigError(
-                f"--keep: '{model}' is no model of this run; it has {', '.join(opened.config.models)}"
-            )
-    selected = opened.plan.selected([])
-    kube = Kube(namespace or own_namespace(), stop)
+
+    def connect() -> Kube:
+        return Kube(namespace or own_namespace(), stop)
 
     def attempt(going_well: Callable[[], None]) -> Outcome:
         with Lease(opened.store, opened.config.run, stop) as lease:
@@ -163,19 +166,32 @@ def orchestrate(
             )
             return _carried_out(opened, executor, selected, stop, lease, going_well)
 
-    outcome = through_outages(attempt, stop)
+    # By hand, a mistyped path must not end the servers of the orchestrator that is at work.
+    with no_servers_left(connect, release, frozenset(keep)) if orchestrator else nullcontext():
+        opened = open_run(config)
+        _require_models(opened, keep)
+        selected = opened.plan.selected([])
+        kube = connect()
+        outcome = through_outages(attempt, stop)
+    _tell_lost(outcome)
     print_summary(opened, selected, outcome.reasons)
-    raise typer.Exit(outcome.code)
+    raise typer.Exit(outcome.final_code)
 
 
 def probe(
     url: Annotated[str, typer.Argument(metavar="URL", help="The endpoint's base URL, with /v1.")],
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The name that the endpoint knows it by.")],
 ) -> None:
-    """Tell by the exit code whether a model's endpoint generates a token."""
+    """Tell by the exit code whether a model's endpoint generates a token.
+
+    Where the file that POLARIS_IDLE_FILE names is there, no token is needed, and none is asked for.
+    """
     from polaris.errors import TransientError
+    from polaris.idle import is_idle
     from polaris.probe import probe
 
+    if is_idle():
+        return
     if answer := probe(url, model):
         raise TransientError(f"{url} gives no token of '{model}': {answer}")
 
@@ -189,6 +205,29 @@ def _require_needs(run: Run, selected: set[str], missing: list[str]) -> None:
             if need not in selected and not run.manifest(need):
                 digest = run.plan.instances[need].digest
                 raise InputError(f"{name} needs {need} ({digest}), which is not complete in {run.store.url}")
+
+
+def _require_models(run: Run, keep: list[str]) -> None:
+    from polaris.errors import ConfigError
+
+    for model in keep:
+        if model not in run.config.models:
+            models = ", ".join(run.config.models)
+            raise ConfigError(f"--keep: '{model}' is no model of this run; it has {models}")
+
+
+def _tell_lost(outcome: Outcome) -> None:
+    """Log what an orchestrator gave up, why, and how a person goes on."""
+    from polaris.runtime import get_logger
+
+    if outcome.lost:
+        get_logger("run").error(
+            "lost",
+            instances={name: outcome.reasons[name] for name in outcome.lost},
+            code=outcome.final_code,
+            go_on="mend it, delete the failed Jobs and this one, and run `helm upgrade`; or change the"
+            " configuration and run `helm upgrade`",
+        )
 
 
 def _nothing_to_do(selected: set[str]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from polaris.errors import DONE, TERMINATED, ConfigError
+from polaris.errors import BAD_CONFIG, DONE, TERMINATED, ConfigError
 from polaris.execute.deployments import Deployments
 from polaris.execute.ended import Ended
 from polaris.execute.kube import AlreadyExists, Kube
@@ -29,11 +29,12 @@ from polaris.execute.manifests import (
     stage_job,
 )
 from polaris.execute.podlogs import PodLogs, setting
-from polaris.execute.reasons import End, is_finished, job_end
+from polaris.execute.reasons import OOM, End, is_finished, job_end
 from polaris.execute.waits import Waits
 from polaris.plan import Instance
 from polaris.run import Run
 from polaris.runtime import get_logger
+from polaris.stage import newest_status
 
 log = get_logger("cluster")
 
@@ -43,7 +44,8 @@ Object = Mapping[str, Any]
 class ClusterExecutor:
     """Carries actions out with the Jobs and Deployments of a release.
 
-    `orchestrator` tells our Jobs from those of an earlier configuration, whose failures do not count.
+    `orchestrator` tells our Jobs from those of an earlier configuration, whose failures do not count; it
+    is empty for one that a person started by hand.
     Raises ConfigError where a manifest or the release's ConfigMap is missing.
     """
 
@@ -77,6 +79,7 @@ class ClusterExecutor:
         self._waits = Waits(kube)
         self._logs = PodLogs(run, kube)
         self._servers = Deployments(run, kube, servers, self._owner, self._waits, keep)
+        self._first = True
         self._jobs: dict[str, Object] = {}
         """The Jobs of the plan's instances and digests by uid, as the last look saw them."""
         self._told: set[str] = set()
@@ -162,6 +165,9 @@ class ClusterExecutor:
         self._jobs = {job["metadata"]["uid"]: job for job in jobs if self._is_current(job)}
         for job in jobs:
             self._meet(job)
+        if self._first:
+            self._recall()
+            self._first = False
         stages = [pod for pod in pods if _label(pod, RUN) == run and self._is_current(pod)]
         self._logs.take(stages)
         for known in sorted(self._jobs.values(), key=_attempt):
@@ -170,6 +176,20 @@ class ClusterExecutor:
         for uid in set(before) - set(self._jobs) - self._told:
             self._vanished(before[uid])
         self._servers.look(deployments, [pod for pod in pods if _label(pod, COMPONENT) == "serve"])
+
+    def _recall(self) -> None:
+        """Take in the final failures whose Jobs an earlier process deleted."""
+        tried = {_instance(job) for job in self._jobs.values()}
+        for name in self._run.plan.instances:
+            if name not in tried and (end := self._out_of_memory(name)) and not self._run.manifest(name):
+                self._ended.append(Ended(name, end.code, end.reason))
+
+    def _out_of_memory(self, name: str) -> End | None:
+        """Return the end in the store of an instance that this very configuration gave too little memory."""
+        status = newest_status(self._run.store, self._run.prefix(name)) if self._orchestrator else {}
+        said, reason = (status.get("state"), status.get("code")), str(status.get("reason"))
+        ours = status.get("orchestrator") == self._orchestrator
+        return End(BAD_CONFIG, reason) if ours and said == ("failed", BAD_CONFIG) and OOM in reason else None
 
     def _meet(self, job: Object) -> None:
         """Log a live Job that this process has not made, once."""
@@ -210,8 +230,12 @@ class ClusterExecutor:
     def _vanished(self, job: Object) -> None:
         """Take in that somebody deleted a Job before its end was seen."""
         self._told.add(job["metadata"]["uid"])
-        done = self._run.manifest(_instance(job)) is not None
-        self._tell(job, End(DONE, "") if done else End(TERMINATED, "its Job was deleted"))
+        name = _instance(job)
+        if self._run.manifest(name):
+            self._tell(job, End(DONE, ""))
+        else:
+            # An earlier process of ours may have been the one that deleted it.
+            self._tell(job, self._out_of_memory(name) or End(TERMINATED, "its Job was deleted"))
 
     def _tell(self, job: Object, end: End) -> None:
         """Report an end to the loop; of an earlier configuration's Job only that it made the artifact."""

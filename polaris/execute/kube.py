@@ -24,7 +24,8 @@ OUTAGE_S = 600.0
 LONGEST_WAIT_S = 15.0
 TIMEOUT_S = (5, 15)
 """Connecting and reading, seconds: short, so that a signal is soon heeded."""
-PASSING = {408, 429}
+PASSING = {401, 408, 409, 429}
+"""Refusals that may pass: a token that is just renewed, a quota that two count on at once, too many calls."""
 _DENIED = re.compile(r'cannot (?P<verb>\S+) resource "(?P<resource>[^"]+)"')
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 

@@ -41,15 +41,10 @@ class Lease:
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
 
     def __enter__(self) -> Lease:
-        seen: str | None = None
-        since = time.monotonic()
-        while not self._take(seen if time.monotonic() - since > self.ttl_s else None):
+        watch = _Watch(self.store, self.key)
+        while not self._take(watch.expired(self.ttl_s)):
             self.stop.check()
-            info = self.store.head(self.key)
-            if info and info.etag != seen:
-                if seen is None:
-                    log.info("waiting", reason=f"another polaris run holds {self.key}", holder=self._holder())
-                seen, since = info.etag, time.monotonic()
+            watch.look()
             time.sleep(0.5)
         self._thread.start()
         return self
@@ -106,9 +101,38 @@ class Lease:
                 log.error("lease_lost", key=self.key)
                 return
 
-    def _holder(self) -> str:
-        holder = _read(self.store, self.key)
-        return f"process {holder.get('pid')} on {holder.get('host')}"
+
+class _Watch:
+    """Somebody's lease, and how long it has not changed on our clock."""
+
+    def __init__(self, store: Store, key: str) -> None:
+        self._store = store
+        self._key = key
+        self._seen: str | None = None
+        self._since = time.monotonic()
+
+    def look(self) -> bool:
+        """Tell whether the lease is there; say who holds it the first time."""
+        info = self._store.head(self._key)
+        if info and info.etag != self._seen:
+            if self._seen is None:
+                holder = _read(self._store, self._key)
+                who = f"process {holder.get('pid')} on {holder.get('host')}"
+                log.info("waiting", reason=f"another polaris run holds {self._key}", holder=who)
+            self._seen, self._since = info.etag, time.monotonic()
+        return info is not None
+
+    def expired(self, ttl_s: float) -> str | None:
+        """Return the etag of a lease that has not changed for so long, None for one that may be live."""
+        return self._seen if time.monotonic() - self._since > ttl_s else None
+
+
+def wait_until_free(store: Store, run: str, stop: StopFlag, *, ttl_s: float = TTL_S) -> None:
+    """Wait while somebody who lives carries a run out, and take nothing; raise Stopped when told to stop."""
+    watch = _Watch(store, lease_key(run))
+    while not is_abandoned(store, lease_key(run)) and watch.look() and not watch.expired(ttl_s):
+        stop.check()
+        time.sleep(0.5)
 
 
 def lease_key(run: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from polaris.artifact import new_attempt
-from polaris.errors import BUG, DONE, FINAL, TRANSIENT, TransientError
+from polaris.errors import BUG, DONE, FINAL, GUARD, TRANSIENT, TransientError
 from polaris.execute.ended import Ended
 from polaris.plan import Failure, State, is_lost, next_actions
 from polaris.run import Run
@@ -69,6 +69,11 @@ class Outcome:
             if code in FINAL:
                 return code
         return (TRANSIENT if all(code == TRANSIENT for code in codes) else BUG) if codes else DONE
+
+    @property
+    def final_code(self) -> int:
+        """The exit code where any but a final one means to start again: what is lost is tried out."""
+        return self.code if self.code in (DONE, *FINAL) else GUARD
 
 
 def carry_out(

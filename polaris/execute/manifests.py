@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -24,6 +25,8 @@ INSTANCE = "polaris/instance"
 MODEL = "polaris/model"
 IDENTITY = "polaris/identity"
 """Annotation: the identity of the model that a Deployment serves."""
+TEMPLATE = "polaris/template"
+"""Annotation: a hash of all else that a Deployment's server was started with."""
 STAGE = "stage"
 """The stage's container."""
 SERVE = "serve"
@@ -102,12 +105,23 @@ def stage_job(
 
 
 def serve_deployment(
-    template: Mapping[str, Any], model: str, *, identity: str, owner: Mapping[str, Any]
+    template: Mapping[str, Any],
+    model: str,
+    *,
+    identity: str,
+    settings: Mapping[str, Any],
+    owner: Mapping[str, Any],
 ) -> Object:
-    """Return the Deployment that serves a model; raise ConfigError if the template is something else."""
+    """Return the Deployment that serves a model; raise ConfigError if the template is something else.
+
+    `settings` are those of the configuration that the server reads for itself. They and the pod's
+    specification, not its labels, make the hash that tells whether a live server is still the right one.
+    """
     body, container = _opened(template, "Deployment", SERVE, f"serve-{model}.yaml")
     _mark(body, deployment_name(model), {MODEL: model}, {IDENTITY: identity}, owner)
     _set_env(container, {"POLARIS_EXPECTED_IDENTITY": identity})
+    made_of = json.dumps([body["spec"]["template"]["spec"], dict(settings)], sort_keys=True)
+    body["metadata"]["annotations"][TEMPLATE] = hashlib.sha256(made_of.encode()).hexdigest()[:16]
     return body
 
 

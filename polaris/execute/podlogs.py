@@ -16,7 +16,7 @@ from typing import Any
 from polaris.errors import DONE, FINAL, TERMINATED
 from polaris.execute.ended import telling_lines
 from polaris.execute.kube import Kube
-from polaris.execute.manifests import INSTANCE, KIND, STAGE
+from polaris.execute.manifests import INSTANCE, KIND, ORCHESTRATOR, STAGE
 from polaris.execute.reasons import End, disruption, failed_init, pod_end
 from polaris.run import Run
 from polaris.runtime import get_logger, redact
@@ -28,6 +28,8 @@ Object = Mapping[str, Any]
 
 READ_EVERY_S = 60.0
 """How old the copy of a running pod's log may get."""
+BEGINS_WITHIN = 1 << 20
+"""A log of so many bytes that names no attempt has lost its first lines: a node keeps the newest only."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,11 @@ class Kept:
 
 @dataclass(frozen=True)
 class _Copy:
-    """A running pod's log as it was when it was last read."""
+    """A running pod's log as it was when it was last read, and the attempt that it has ever named."""
 
     pod: Object
     text: bytes
+    attempt: str
     read_at: float
 
 
@@ -67,13 +70,15 @@ class PodLogs:
                 continue
             end = pod_end(pod, STAGE, setting(pod))
             if end:
-                copy = self._copies.pop(uid, None)
-                self._keep(pod, end, self._read(pod) or (copy.text if copy else b""))
+                copy = self._copies.pop(uid, None) or _Copy(pod, b"", "", 0.0)
+                text = self._read(pod) or copy.text
+                self._keep(pod, end, text, attempt_in(text) or copy.attempt)
             elif (pod.get("status") or {}).get("phase") == "Running":
                 self._copy(uid, pod)
         for uid in set(self._copies) - seen:
             copy = self._copies.pop(uid)
-            self._keep(copy.pod, End(TERMINATED, disruption(copy.pod) or "its pod was deleted"), copy.text)
+            end = End(TERMINATED, disruption(copy.pod) or "its pod was deleted")
+            self._keep(copy.pod, end, copy.text, copy.attempt)
 
     def of(self, pods: Iterable[Object]) -> Kept | None:
         """Return how the last of a Job's pods ended that failed; None if none did.
@@ -99,22 +104,24 @@ class PodLogs:
         return text or b""
 
     def _copy(self, uid: str, pod: Object) -> None:
-        before, now = self._copies.get(uid), self._clock()
+        before, now = self._copies.get(uid) or _Copy(pod, b"", "", 0.0), self._clock()
         leaves = bool(pod["metadata"].get("deletionTimestamp"))
-        if before and not leaves and attempt_in(before.text) and now - before.read_at < READ_EVERY_S:
+        has_begun = before.attempt or len(before.text) > BEGINS_WITHIN
+        if not leaves and has_begun and now - before.read_at < READ_EVERY_S:
             return
-        self._copies[uid] = _Copy(pod, self._read(pod) or (before.text if before else b""), now)
+        text = self._read(pod) or before.text
+        self._copies[uid] = _Copy(pod, text, attempt_in(text) or before.attempt, now)
 
-    def _keep(self, pod: Object, end: End, text: bytes) -> None:
+    def _keep(self, pod: Object, end: End, text: bytes, attempt: str) -> None:
         name = str(pod["metadata"]["annotations"][INSTANCE])
-        prefix, attempt = self._run.prefix(name), attempt_in(text) or _attempt_of(pod)
+        prefix, attempt = self._run.prefix(name), attempt or _attempt_of(pod)
         key = f"{prefix}attempts/{attempt}/"
         store = self._run.store
         is_new = not store.head(f"{key}log.txt")
         if text and is_new:
             store.put(f"{key}log.txt", text)
         if end.code != DONE:
-            end = self._settled(prefix, attempt, end, text)
+            end = self._settled(pod, prefix, attempt, end, text)
         if end.code != DONE and is_new:
             log.info(
                 "pod_ended",
@@ -127,8 +134,11 @@ class PodLogs:
             )
         self._kept[pod["metadata"]["uid"]] = Kept(attempt, end)
 
-    def _settled(self, prefix: str, attempt: str, end: End, text: bytes) -> End:
-        """Return the end in the stage's own words; say it in the store for a stage that could not."""
+    def _settled(self, pod: Object, prefix: str, attempt: str, end: End, text: bytes) -> End:
+        """Return the end in the stage's own words; say it in the store for a stage that could not.
+
+        With it goes the configuration under which it ended so, for when its Job and pod are gone.
+        """
         key = f"{prefix}attempts/{attempt}/{Status.NAME}"
         stored = self._run.store.get(key) if self._run.store.head(key) else b"{}"
         status = json.loads(stored)
@@ -136,7 +146,8 @@ class PodLogs:
             return End(end.code, str(status["reason"]), end.at_once)
         tail = redact(telling_lines(text.decode("utf-8", "replace").splitlines()))
         reason = f"{end.reason}; its log ends: {tail}" if tail else end.reason
-        Status(self._run.store, prefix, attempt).write("failed", end.code, reason)
+        orchestrator = str(pod["metadata"]["labels"].get(ORCHESTRATOR, ""))
+        Status(self._run.store, prefix, attempt).write("failed", end.code, reason, orchestrator=orchestrator)
         return End(end.code, reason, end.at_once)
 
 

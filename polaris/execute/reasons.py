@@ -107,6 +107,29 @@ def server_end(pod: Object, container: str, setting: str) -> tuple[End | None, i
     return None, 0
 
 
+def silent_since(deployment: Object, pod: Object, container: str) -> str:
+    """Return since when a server that should answer has not, '' for one that answers or cannot yet.
+
+    That is when its container's present start began or when it was last available, whichever is later:
+    the wait for a node or an image is nobody's fault. One that ends at every start runs hardly ever, so
+    once it has answered its pod's time counts.
+    """
+    if is_true(deployment, "Available"):
+        return ""
+    started = max(
+        (
+            str(running.get("startedAt") or "")
+            for status in _statuses(pod)
+            if status["name"] == container and (running := (status.get("state") or {}).get("running"))
+        ),
+        default="",
+    )
+    if not started and _restarts(pod, container) and was_available(deployment):
+        started = str((pod.get("status") or {}).get("startTime") or "")
+    lost = _condition(deployment, "Available") or {}
+    return started and max(started, str(lost.get("lastTransitionTime") or ""))
+
+
 # Waits
 
 
@@ -137,6 +160,14 @@ def job_waiting(job: Object, events: Iterable[Object] = ()) -> str:
     if suspended and suspended.get("status") == "True":
         return "Suspended: it waits for its queue to admit it"
     return newest_warning(events)
+
+
+def deployment_waiting(deployment: Object) -> str:
+    """Return why a Deployment has no pod, a quota for instance, '' if nothing refuses it one."""
+    refused = _condition(deployment, "ReplicaFailure") or {}
+    if refused.get("status") != "True":
+        return ""
+    return _line(f"{refused.get('reason') or 'ReplicaFailure'}: {refused.get('message') or ''}")
 
 
 def unschedulable(message: str, pod: Object) -> str:

@@ -14,6 +14,7 @@ from polaris.chat import Prices
 from polaris.execute.manifests import Object
 from polaris.recipe import TrainConfig
 from polaris.release.objects import Snapshot, moment
+from polaris.train.job import COST
 from polaris.train.settings import steps_per_epoch
 
 PROMPT_TOKENS = 8000
@@ -24,13 +25,6 @@ TOKENS_A_WORD = 1.4
 """Tokens of one word of a story."""
 STEPS_AVERAGED = 10
 """So many last steps tell how long the next ones take."""
-
-_TRAINING = {
-    "calls": "judge/calls",
-    "prompt_tokens": "judge/prompt_tokens",
-    "completion_tokens": "judge/completion_tokens",
-    "usd": "judge/usd",
-}
 
 
 @dataclass(frozen=True)
@@ -54,7 +48,7 @@ class Spent:
     @classmethod
     def of_steps(cls, rows: Iterable[Mapping[str, Any]]) -> Spent:
         """Sum up the rows of training metrics."""
-        return sum((cls.of({f: row.get(key) for f, key in _TRAINING.items()}) for row in rows), cls())
+        return sum((cls.of({f: row.get(key) for f, key in COST.items()}) for row in rows), cls())
 
 
 @dataclass(frozen=True)

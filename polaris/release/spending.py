@@ -29,11 +29,8 @@ from polaris.release.follow import Follower
 from polaris.release.objects import Snapshot, instance_of, labels_of
 from polaris.release.open import Release
 from polaris.run import Run
-from polaris.train.job import METRICS
+from polaris.train.job import METRICS, SPENT
 from polaris.train.settings import total_steps
-
-SPENT = "spent.json"
-"""The train stage's progress piece: what steps cost that were lost with a machine."""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ JUDGE_ENV = "POLARIS_TRAIN_JUDGE"
 KEY_ENV = "POLARIS_TRAIN_JUDGE_KEY"
 """The judge's key, by environment only: arguments and files are visible to others."""
 
+CONFIG = "config.yaml"
 STATUS = "status.json"
 METRICS = "metrics.jsonl"
 COUNTS = "counts.json"
@@ -27,13 +28,24 @@ MODEL = "model"
 PIDS = "pids"
 CHECKPOINTS = "checkpoints"
 
+SPENT = "spent.json"
+"""Progress piece of the stage: what steps cost that were lost with a machine and taken again."""
+COST = {
+    "usd": "judge/usd",
+    "calls": "judge/calls",
+    "cached_calls": "judge/cached",
+    "prompt_tokens": "judge/prompt_tokens",
+    "completion_tokens": "judge/completion_tokens",
+}
+"""A part of a manifest's `cost` → the figure of a step in the metrics that it sums up."""
+
 
 @dataclass(frozen=True)
 class Job:
     """Local paths of one training: everything a worker reads and writes.
 
     Attributes:
-        config: the run's YAML file.
+        config: the run's configuration as the supervisor loaded it, overrides included: YAML.
         pairs: JSONL rows {uid, prompt, story, reasoning, target_word_count, split}.
         model: folder of the base model.
         output: folder of checkpoints, metrics, status and the final model.

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from polaris.artifact import from_rows, to_rows
 from polaris.errors import ConfigError, InputError
+from polaris.load import dump
 from polaris.recipe import TrainConfig
 from polaris.runtime import get_logger, progress
 from polaris.train import checkpoint
 from polaris.train.helper import help_out
-from polaris.train.job import COUNTS, METRICS, MODEL, Job, judge_environment
+from polaris.train.job import CONFIG, COST, COUNTS, METRICS, MODEL, SPENT, Job, judge_environment
 from polaris.train.nodes import Team, team_of
 from polaris.train.orphans import end_orphans
 from polaris.train.settings import total_steps
@@ -26,17 +27,6 @@ from polaris.train.uploads import Uploads
 
 if TYPE_CHECKING:
     from polaris.stage import StageContext
-
-SPENT = "spent.json"
-"""Progress piece: what steps cost that were lost with a machine and taken again."""
-
-_COST = {
-    "usd": "judge/usd",
-    "calls": "judge/calls",
-    "cached_calls": "judge/cached",
-    "prompt_tokens": "judge/prompt_tokens",
-    "completion_tokens": "judge/completion_tokens",
-}
 
 _SHOWN = ("loss", "reward", "hri/weight", "engine/logprob_max_difference", "step_seconds")
 """Figures beside the progress bar."""
@@ -93,14 +83,18 @@ def run(context: StageContext, *, worker: str = WORKER) -> None:
 
 
 def prepare(context: StageContext, settings: TrainConfig, team: Team) -> Job:
-    """Lay out the work folder: pairs, and the newest complete checkpoint with the metrics up to it."""
+    """Lay out the work folder: configuration, pairs, the newest complete checkpoint, the metrics up to it."""
     output = context.work / "out"
     end_orphans(output)
     shutil.rmtree(output / MODEL, ignore_errors=True)
     output.mkdir(parents=True, exist_ok=True)
+    config = output / CONFIG
+    # The file that this was read from may change before the workers read it, and what they then make would
+    # not be what the digest says.
+    config.write_text(dump(context.config), encoding="utf-8")
     pairs = output / "pairs.jsonl"
     pairs.write_bytes(context.inputs["data"].read("pairs.jsonl"))
-    job = Job(context.config_path, pairs, context.model_folder(settings.base), output)
+    job = Job(config, pairs, context.model_folder(settings.base), output)
     resume = restore(context, job.checkpoints, team)
     last_step = checkpoint.step_of(resume.name) or 0 if resume else 0
     if team.leads:
@@ -161,7 +155,7 @@ def restore_metrics(context: StageContext, path: Path, last_step: int) -> None:
     if lost:
         before = _spent(context)
         now = cost_of(lost)
-        context.progress.put(SPENT, json.dumps({name: before[name] + now[name] for name in _COST}).encode())
+        context.progress.put(SPENT, json.dumps({name: before[name] + now[name] for name in COST}).encode())
 
 
 def planned_steps(settings: TrainConfig, job: Job) -> int:
@@ -198,12 +192,12 @@ def write(context: StageContext, settings: TrainConfig, job: Job) -> None:
 
 def cost_of(rows: list[Row]) -> dict[str, float]:
     """Return what the judge's calls of these steps cost."""
-    return {name: _total(rows, key) for name, key in _COST.items()}
+    return {name: _total(rows, key) for name, key in COST.items()}
 
 
 def _spent(context: StageContext) -> dict[str, float]:
     found: dict[str, float] = json.loads(context.progress.get(SPENT) or b"{}")
-    return {name: found.get(name, 0.0) for name in _COST}
+    return {name: found.get(name, 0.0) for name in COST}
 
 
 def _total(rows: list[Row], name: str) -> float:

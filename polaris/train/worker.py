@@ -38,7 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
     (pids / rank).write_text(str(os.getpid()), encoding="utf-8")
     quieten()
     try:
-        stopped_by = train(job, load(job.config), stop)
+        # The supervisor has applied the overrides that the environment holds.
+        stopped_by = train(job, load(job.config, environment={}), stop)
     except BaseException as error:
         _report(job.output, error)
         sys.stdout.flush()
@@ -100,13 +101,39 @@ def train(job: Job, config: RunConfig, stop: StopFlag, *, judge: Any = None) -> 
 
 
 def _hardware(config: RunConfig, settings: TrainConfig) -> Hardware:
-    """Look for a GPU; without one fit the libraries to the CPU before they are imported."""
+    """Look for GPUs; without any fit the libraries to the CPU before they are imported.
+
+    Raises:
+        ConfigError: there are more GPUs than processes, or fewer.
+
+    """
     import torch
 
     hardware = Hardware(torch.cuda.is_available(), config.dtype(settings.base))
-    if not hardware.cuda:
+    if hardware.cuda:
+        require_gpus(torch.cuda.device_count(), settings.processes)
+    else:
         cpu_engine.fit_training(engine=settings.rollout_engine == "vllm", zero=settings.zero_stage > 0)
     return hardware
+
+
+def require_gpus(visible: int, processes: int) -> None:
+    """Raise ConfigError unless this node has one GPU for each of its processes.
+
+    Nothing else would say so: GPUs beyond the processes stay idle to the end, and a process without one
+    dies of CUDA's own words.
+    """
+    if visible == processes:
+        return
+    are = "1 GPU is" if visible == 1 else f"{visible} GPUs are"
+    ask, outside = "more", ""
+    if visible > processes:
+        ask = "fewer"
+        outside = "; on a machine of your own name those to be used in CUDA_VISIBLE_DEVICES"
+    raise ConfigError(
+        f"train.processes: value {processes}; {are} visible to this pod: set train.processes (and"
+        f" zero_stage) or ask for {ask} GPUs (training.gpus in the chart){outside}"
+    )
 
 
 def session(resumed: int) -> str:

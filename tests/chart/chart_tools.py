@@ -83,9 +83,9 @@ def created(found: list[Object]) -> dict[str, Object]:
     return {key: yaml.safe_load(text) for key, text in data.items() if key != "run.yaml"}
 
 
-def pods(profile: str) -> Iterator[tuple[str, Object, Object]]:
+def pods(profile: str, *more: str) -> Iterator[tuple[str, Object, Object]]:
     """Yield where it is, metadata and spec of every pod that comes of a profile, standalone Jobs included."""
-    found = objects(profile, "--set", "standalone.render=true")
+    found = objects(profile, *more, "--set", "standalone.render=true")
     for source in [*found, *created(found).values()]:
         where = f"{source['kind']}/{source['metadata']['name']}"
         if source["kind"] == "Pod":

@@ -46,7 +46,8 @@ def test_the_standalone_jobs_are_of_today():
 def test_another_profile_renders_its_own_jobs():
     made = script.jobs(tool("helm4"), [CHART / "values-a100x4.yaml", CHART / "ci" / "a100x4-values.yaml"])
 
-    assert "nvidia.com/gpu: 4" in made["train.yaml"]
+    assert 'nvidia.com/gpu: "4"' in made["train.yaml"]
+    assert "registry.example.com/polaris/polaris-train:" in made["train.yaml"]
 
 
 @pytest.mark.slow
@@ -63,6 +64,8 @@ def test_another_profile_renders_its_own_jobs():
         "training.nodes=0",
         "stages.defaults.ttlSecondsAfterFinished=60",
         "images.tools.digest=latest",
+        "networkPolicy.dns.ports={dns}",
+        "networkPolicy.identity[0].cidr=169.254.170.23/32",
         "config.train.learning_rte=1",
         "config.models.base.serve.unknown=1",
     ],

@@ -83,6 +83,46 @@ def test_our_pods_write_below_scratch_and_read_their_configuration():
             assert env(container)["AWS_ACCESS_KEY_ID"] == {"secretKeyRef": key}, where
 
 
+def keys_of(container):
+    """Return the names of the variables that come from a Secret."""
+    return {name for name, value in env(container).items() if "secretKeyRef" in str(value)}
+
+
+def test_a_pod_has_the_keys_that_it_uses_and_no_other():
+    store = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+    wanted = {
+        "orchestrator": store,
+        "import-model-0": store | {"HF_TOKEN"},
+        "check-needs": store,
+        "check": store | {"OPENAI_API_KEY"},
+        "serve": store,
+        "serve-base": store,
+        "serve-trained": store,
+    }
+    asks = {
+        "data": set(),
+        "train": {"OPENAI_API_KEY"},
+        "generate": {"OPENAI_API_KEY"},
+        "judge": {"OPENAI_API_KEY"},
+        "evaluate": set(),
+        "report": set(),
+    }
+    given = "credentials.keys={AWS_ACCESS_KEY_ID,AWS_SECRET_ACCESS_KEY,OPENAI_API_KEY,HF_TOKEN,OTHER}"
+    for where, meta, spec in pods("a100x4", "--set", given):
+        for container in containers(spec):
+            if container["name"] == "stage":
+                expected = store | {"OTHER"} | asks[meta["labels"]["polaris/kind"]]
+            else:
+                expected = wanted[container["name"]]
+            assert keys_of(container) == expected, f"{where}: {container['name']}"
+
+
+def test_the_store_in_the_cluster_has_no_other_key():
+    spec = named(objects("extras"), "Deployment", "polaris-store")["spec"]["template"]["spec"]
+
+    assert keys_of(spec["containers"][0]) == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+
+
 @pytest.mark.parametrize("profile", PROFILES)
 def test_a_variable_is_named_once(profile):
     for where, _, spec in pods(profile):
@@ -140,6 +180,19 @@ def test_a_deployment_starts_slowly_and_stops_gently():
     assert container["readinessProbe"]["httpGet"]["path"] == "/v1/models"
     assert container["livenessProbe"]["httpGet"]["path"] == "/health"
     assert container["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", "5"]
+    grace = body["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+    assert int(env(container)["POLARIS_DRAIN_S"]) == grace - 5 - 10 == 105
+    short = created(objects("default", "--set", "serving.terminationGracePeriodSeconds=10"))
+    [hasty] = short["serve-trained.yaml"]["spec"]["template"]["spec"]["containers"]
+    assert env(hasty)["POLARIS_DRAIN_S"] == "0"
+
+
+def test_the_kubelet_waits_as_long_for_a_model_as_the_run():
+    spec = created(objects("a100x4"))["serve-trained.yaml"]["spec"]["template"]["spec"]
+    probe = spec["containers"][0]["startupProbe"]
+    run = yaml.safe_load(config_of(objects("a100x4"))["run.yaml"])
+
+    assert probe["periodSeconds"] * probe["failureThreshold"] == run["execute"]["service_timeout_s"]
 
 
 def test_every_served_model_has_a_service_and_a_budget_that_select_it():
@@ -168,7 +221,7 @@ def test_gpus_are_asked_for_and_their_taint_is_put_up_with():
     for key, gpus in (("stage-train.yaml", 4), ("serve-trained.yaml", 1)):
         spec = made[key]["spec"]["template"]["spec"]
         resources = spec["containers"][0]["resources"]
-        assert resources["requests"]["nvidia.com/gpu"] == resources["limits"]["nvidia.com/gpu"] == gpus
+        assert resources["requests"]["nvidia.com/gpu"] == resources["limits"]["nvidia.com/gpu"] == str(gpus)
         assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in spec["tolerations"]
         assert "/dev/shm" in [mount["mountPath"] for mount in spec["containers"][0]["volumeMounts"]]
     judge = made["stage-judge.yaml"]["spec"]["template"]["spec"]

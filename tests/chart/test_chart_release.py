@@ -14,6 +14,9 @@ from polaris.plan import plan
 
 pytestmark = pytest.mark.slow
 
+CONFIG = ("/etc/polaris/run.yaml", "--wait", "120")
+"""Ends an import's arguments: a store in the cluster starts at the same time."""
+
 
 def orchestrator(*more: str, profile: str = "default"):
     return named(objects(profile, *more), "Job", "polaris-orchestrator-")
@@ -68,12 +71,20 @@ def test_a_store_outside_is_the_values_own():
         ("--set", "serving.models.jugde.keep=true", "serving.models.jugde"),
         ("--set-literal", "config=models: {", "config: not valid YAML"),
         ("--set-literal", "config={run: mine}", "config.models"),
+        ("--set", "store.url=s3://mine/below", "set store.inCluster.enabled=false"),
+        ("--set", "store.endpoint=https://s3.example.com", "set store.inCluster.enabled=false"),
+        (
+            "--set",
+            "credentials.existingSecret=mine,credentials.values.OPENAI_API_KEY=secret",
+            "put OPENAI_API_KEY into the Secret 'mine'",
+        ),
     ],
 )
 def test_a_render_that_cannot_work_says_why(flag, setting, named_in_error):
     done = helm("helm4", "template", "polaris", ".", flag, setting)
 
     assert done.returncode and named_in_error in done.stderr
+    assert "secret" not in done.stderr.replace("credentials.existingSecret", "")
 
 
 def test_the_paper_profile_asks_for_bucket_and_revision():
@@ -135,8 +146,8 @@ def test_imports_come_first():
     files = [f"/opt/polaris/demo/{name}" for name in ("anthology.epub", "prompts.jsonl", "heldout.jsonl")]
 
     assert [container["args"] for container in spec["initContainers"]] == [
-        ["model", "import", "/opt/polaris/demo/model", "/etc/polaris/run.yaml", "--name", "demo"],
-        ["data", "import", *files, "/opt/polaris/demo/length.jsonl", "/etc/polaris/run.yaml"],
+        ["model", "import", "/opt/polaris/demo/model", *CONFIG, "--name", "demo"],
+        ["data", "import", *files, "/opt/polaris/demo/length.jsonl", *CONFIG],
     ]
     assert {container["image"] for container in spec["initContainers"]} == {"polaris-cpu:0.1.0"}
 
@@ -146,7 +157,7 @@ def test_a_repository_is_imported_without_being_asked():
     [container] = spec["initContainers"]
     commit = "0123456789abcdef0123456789abcdef01234567"
 
-    assert container["args"] == ["model", "import", f"Qwen/Qwen3.5-9B@{commit}", "/etc/polaris/run.yaml"]
+    assert container["args"] == ["model", "import", f"Qwen/Qwen3.5-9B@{commit}", *CONFIG]
 
 
 def test_the_orchestrator_may_do_this_and_no_more():
@@ -194,8 +205,6 @@ def test_the_cluster_store_keeps_its_volume_and_knows_the_keys():
     assert {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} <= {entry["name"] for entry in container["env"]}
     claims = [o["metadata"]["name"] for o in objects("extras") if o["kind"] == "PersistentVolumeClaim"]
     assert "polaris-store" not in claims
-    command = named(objects("extras"), "Deployment", "polaris-store")["spec"]["template"]["spec"]
-    assert "-bucket=extras" in command["containers"][0]["args"]
 
 
 def test_keys_are_made_up_when_none_are_given():
@@ -253,7 +262,30 @@ def test_only_the_orchestrator_and_the_test_reach_the_api_server():
 
     assert who["values"] == ["orchestrator", "test"]
     assert [peer["ipBlock"]["cidr"] for peer in rule["to"]] == ["10.96.0.1/32", "10.250.0.2/32"]
+    assert [port["port"] for port in rule["ports"]] == [443, 8443]
+    [usual] = policies("default")["polaris-to-api-server"]["egress"]
+    assert [peer["ipBlock"]["except"] for peer in usual["to"]] == [["169.254.0.0/16"], ["fe80::/10"]]
+    assert [port["port"] for port in usual["ports"]] == [443, 6443]
     assert "polaris-to-hub" in found and "polaris-to-hub" not in policies("default")
+
+
+def test_who_uses_the_store_may_ask_who_it_is():
+    identity = policies("extras")["polaris-to-identity"]
+    [who] = identity["podSelector"]["matchExpressions"]
+
+    assert who["values"] == ["stage", "serve", "orchestrator", "test"]
+    assert [(rule["to"], rule["ports"]) for rule in identity["egress"]] == [
+        ([{"ipBlock": {"cidr": "169.254.169.252/32"}}], [{"protocol": "TCP", "port": 988}]),
+        ([{"ipBlock": {"cidr": "169.254.169.254/32"}}], [{"protocol": "TCP", "port": 80}]),
+    ]
+
+
+def test_dns_may_be_elsewhere_than_usual():
+    [usual], [other] = (policies(profile)["polaris-dns"]["egress"] for profile in ("default", "extras"))
+
+    assert [(port["protocol"], port["port"]) for port in usual["ports"]] == [("UDP", 53), ("TCP", 53)]
+    assert [(port["protocol"], port["port"]) for port in other["ports"]] == [("UDP", 5353), ("TCP", 5353)]
+    assert "openshift-dns" in str(other["to"]) and "kube-dns" not in str(other["to"])
 
 
 def test_a_standalone_job_brings_the_models_that_it_needs():
@@ -290,5 +322,24 @@ def test_a_standalone_job_needs_no_sidecar_for_a_judge_elsewhere():
     spec = named(found, "Job", "polaris-eval-length")["spec"]["template"]["spec"]
 
     assert [container["name"] for container in containers(spec)] == ["check-needs", "serve-trained", "stage"]
-    assert spec["initContainers"][1]["resources"]["limits"]["nvidia.com/gpu"] == 1
+    assert spec["initContainers"][1]["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in spec["tolerations"]
+
+
+def test_a_standalone_job_with_servers_loads_no_model_in_vain_and_ends_early():
+    found = objects("a100x4", "--set", "standalone.render=true")
+    jobs = {o["metadata"]["name"]: o["spec"] for o in found if o["kind"] == "Job"}
+    idle = {"name": "POLARIS_IDLE_FILE", "value": "/tmp/polaris-nothing-to-do"}
+
+    def told(name):
+        """Tell for each container whether it knows the file."""
+        return [idle in container["env"] for container in containers(jobs[name]["template"]["spec"])]
+
+    assert told("polaris-generate") == [True] * 4 and told("polaris-eval-length") == [True] * 3
+    assert told("polaris-judge") == [False, False]
+    assert jobs["polaris-generate"]["activeDeadlineSeconds"] == 14400
+    assert jobs["polaris-judge"]["activeDeadlineSeconds"] == 86400
+    assert jobs["polaris-train"]["activeDeadlineSeconds"] == 1209600
+    tryout = named(objects("default", "--set", "standalone.render=true"), "Job", "polaris-train")["spec"]
+    assert tryout["activeDeadlineSeconds"] == 86400
+    assert all(idle in container["env"] for container in containers(tryout["template"]["spec"]))

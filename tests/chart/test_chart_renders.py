@@ -94,6 +94,10 @@ def test_notes_tell_how_to_watch_and_where_results_are():
     assert "polaris report --release mine -n some-namespace" in notes
     assert "s3://polaris at http://polaris-store:8333" in notes
     assert "store.persistence.enabled=false" in notes
+    # 5376 + 3840 + 512 + 384 MiB, as the README says.
+    assert "That makes 9.9 GiB while it trains." in notes
+    more = helm("helm4", *words, "--set", "stages.train.resources.limits.memory=8Gi").stdout
+    assert "That makes 12.6 GiB while it trains." in more
 
 
 def test_notes_warn_of_a_key_that_no_pod_has():
@@ -101,6 +105,35 @@ def test_notes_warn_of_a_key_that_no_pod_has():
 
     assert "WARNING: models.critic is asked with the key in OPENAI_API_KEY" in helm("helm4", *words).stdout
     assert "WARNING" not in helm("helm4", *words, "--set", "credentials.keys={OPENAI_API_KEY}").stdout
+
+
+def warnings(*more: str) -> list[str]:
+    """Return the lines of warning at the paper's profile."""
+    done = helm("helm4", "install", "mine", ".", "--dry-run=client", *files_of("a100x4"), *more)
+    assert done.returncode == 0, done.stderr
+    return [line for line in done.stdout.splitlines() if line.startswith("WARNING")]
+
+
+def test_notes_warn_where_gpus_and_processes_differ(tmp_path):
+    assert warnings() == []
+    config = tmp_path / "my.yaml"
+    config.write_text((CHART / "files" / "tryout.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+
+    [idle] = warnings("--set-file", f"config={config}")
+    assert "training.gpus is 4 and config.train.processes is 1" in idle and "3 would be paid for" in idle
+    [short] = warnings("--set", "training.gpus=2")
+    assert "config.train.processes is 4" in short and "2 would have none" in short
+    [serve] = warnings("--set", "config.models.base.serve.tensor_parallel=2")
+    assert "serving.models.base.gpus is 1" in serve and "serve.tensor_parallel is 2" in serve
+    assert warnings("--set", "training.gpus=0", "--set", "serving.gpus=0") == []
+
+
+def test_notes_warn_where_the_configuration_names_another_bucket():
+    [other] = warnings("--set", "config.store.url=s3://mine/paper")
+
+    assert "config.store.url is s3://mine/paper, and the pods use s3://polaris-ci/paper" in other
+    assert warnings("--set", "config.store.url=s3://polaris-ci/paper/") == []
+    assert warnings("--set", "config.store.url=.polaris/store") == []
 
 
 def test_no_number_is_written_as_a_power():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from context import make_artifact
 
 from polaris.cli import main
+from polaris.execute.lease import lease_key
 from polaris.run import Run
 
 Polaris = Callable[..., int]
@@ -53,6 +55,46 @@ def test_a_check_says_what_is_to_do(run: Run, cli: Polaris, capsys: pytest.Captu
     make_artifact(run, "evaluate.writer.quality", {})
     assert cli("run", run.path, *LATER, "--check-needs") == 0
     assert capsys.readouterr().out.startswith("nothing to do: ")
+
+
+def test_a_check_that_finds_nothing_to_do_leaves_its_mark(
+    run: Run,
+    cli: Polaris,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    mark = tmp_path / "idle"
+    monkeypatch.setenv("POLARIS_IDLE_FILE", str(mark))
+    make_artifact(run, "generate.writer.quality", {})
+    assert cli("run", run.path, *LATER, "--check-needs") == 0
+    assert not mark.exists()
+    for name in ("judge.writer.quality", "evaluate.writer.quality"):
+        make_artifact(run, name, {})
+    assert cli("run", run.path, *LATER, "--check-needs") == 0
+    assert mark.exists()
+    assert cli("probe", "http://127.0.0.1:9/v1", "good") == 0, "its pod's servers need give no token"
+    monkeypatch.setenv("POLARIS_IDLE_FILE", str(tmp_path / "none" / "idle"))
+    assert cli("run", run.path, *LATER, "--check-needs") == 2
+    assert "POLARIS_IDLE_FILE: '" in capsys.readouterr().err
+
+
+def test_a_check_waits_for_who_carries_the_run_out(run: Run, cli: Polaris) -> None:
+    make_artifact(run, "generate.writer.quality", {})
+    key, ended = lease_key("test"), threading.Event()
+    run.store.put(key, b'{"host": "far-away", "pid": 7}')
+
+    def finish() -> None:
+        time.sleep(1)
+        make_artifact(run, "judge.writer.quality", {})
+        ended.set()
+        run.store.delete([key])
+
+    other = threading.Thread(target=finish)
+    other.start()
+    assert cli("run", run.path, *LATER, "--check-needs") == 0
+    assert ended.is_set()
+    other.join()
 
 
 def test_a_finished_selection_is_shown_and_nothing_else(

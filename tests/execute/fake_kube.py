@@ -97,7 +97,11 @@ class FakeKube:
         owner = self.found["deployment"][f"polaris-serve-{model}"]
         pod = copy.deepcopy(owner["spec"]["template"])
         pod["metadata"] |= {"name": f"server-{model}", "uid": f"server-{model}", "creationTimestamp": "t"}
-        pod["status"] = {"phase": "Running", "containerStatuses": [{"name": "serve", **status}]}
+        pod["status"] = {
+            "phase": "Running",
+            "startTime": "2026-01-01T00:00:00Z",
+            "containerStatuses": [{"name": "serve", "restartCount": 0, **status}],
+        }
         self.found["pod"][f"server-{model}"] = pod
 
     def finish(self, job: str, kind: str = "Complete", reason: str = "", message: str = "") -> None:

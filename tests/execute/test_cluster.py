@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,35 @@ def test_a_stage_without_memory_fails_at_once(run: Run, kube: FakeKube, make: Ma
     assert stored(run, "log.txt"), "and its log is kept"
     assert executor.running() == {}
     assert executor.ended() == [], "told once"
+
+
+def test_a_stage_without_memory_stays_failed_under_its_configuration(
+    run: Run, kube: FakeKube, make: Make
+) -> None:
+    executor = make()
+    executor.start_stage("data")
+    kube.pod_of(job(run, 1), ended(137, "OOMKilled"), log=log_of("20260101t000000", "eating"))
+    (failure,) = executor.ended()
+    assert kube.found["job"] == {}
+    assert make("aaaa").ended() == [failure], "a new process does not try it again"
+    assert make("bbbb").ended() == [], "but a changed configuration does"
+    assert make("").ended() == [], "and so does a person"
+    make_artifact(run, "data", {})
+    assert make("aaaa").ended() == []
+
+
+def test_a_rotated_log_still_has_its_attempt(run: Run, kube: FakeKube, make: Make) -> None:
+    executor = make()
+    executor.start_stage("data")
+    kube.pod_of(job(run, 1), {"running": {}}, phase="Running", name="p", log=log_of("20260101t000000", "a"))
+    executor.ended()
+    kube.found["pod"]["p"]["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:05Z"
+    kube.logs["p"] = b"the newest lines\n"
+    executor.ended()
+    kube.found["pod"]["p"]["status"]["phase"] = "Failed"
+    kube.found["pod"]["p"]["status"]["containerStatuses"][0]["state"] = ended(143)
+    executor.ended()
+    assert stored(run, "log.txt") == {"20260101t000000": b"the newest lines\n"}
 
 
 def test_a_restart_finds_the_same_state(run: Run, kube: FakeKube, make: Make) -> None:
@@ -268,6 +298,43 @@ def test_a_server_of_another_checkpoint_is_replaced(run: Run, kube: FakeKube, ma
     assert identity == run.identity_of_model("own")
 
 
+@pytest.mark.parametrize("what", ["image", "setting"])
+def test_a_server_that_is_made_otherwise_now_is_replaced(
+    run: Run, kube: FakeKube, make: Make, tmp_path: Path, what: str
+) -> None:
+    make().start_service("own")
+    kube.serve("own")
+    same = make()
+    same.ended()
+    assert same.services() == {"own": True}
+    if what == "image":
+        template = serve_template("own")
+        template["spec"]["template"]["spec"]["containers"][0]["image"] = "serve:2"
+        (tmp_path / "manifests" / "serve-own.yaml").write_text(yaml.safe_dump(template))
+        changed = make()
+    else:
+        raw = yaml.safe_load(run.path.read_text())
+        raw["models"]["own"]["serve"] = {"max_model_len": 128}
+        run.path.write_text(yaml.safe_dump(raw))
+        given: Any = kube
+        changed = ClusterExecutor(
+            open_run(run.path), given, tmp_path / "manifests", release="polaris", orchestrator="bbbb"
+        )
+    changed.ended()
+    assert changed.services() == {"own": False}
+    assert kube.calls == ["+polaris-serve-own", "-polaris-serve-own"]
+
+
+def test_a_server_that_no_instance_uses_is_left_to_the_loop_to_stop(kube: FakeKube, make: Make) -> None:
+    make().start_service("own")
+    kube.found["deployment"]["polaris-serve-own"]["metadata"]["labels"]["polaris/model"] = "gone"
+    executor = make()
+    executor.ended()
+    assert executor.services() == {"gone": False}
+    executor.stop_service("gone")
+    assert kube.calls == ["+polaris-serve-own", "-polaris-serve-own"]
+
+
 def test_a_kept_server_stays_up(kube: FakeKube, make: Make) -> None:
     executor = make(keep=frozenset({"own"}))
     executor.ended()
@@ -309,6 +376,62 @@ def test_a_server_that_cannot_come_up_is_given_up(
     assert dead.reason.endswith("its log ends: ValueError: no weights")
     assert executor.services() == {}
     assert kube.calls[-1] == "-polaris-serve-own"
+
+
+def ago(seconds: float) -> str:
+    return (datetime.now(UTC) - timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def test_a_server_that_waits_for_its_node_or_image_is_never_late(
+    kube: FakeKube, make: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    executor = make()
+    executor.ended()
+    executor.start_service("own")
+    kube.serve("own", available=False)
+    pull = {"waiting": {"reason": "ErrImagePull", "message": "no such tag"}}
+    kube.server_pod("own", {"image": "serve:1", "state": pull})
+    kube.found["pod"]["server-own"]["status"]["phase"] = "Pending"
+    executor.ended()
+    assert (executor.dead_services(), executor.services()) == ([], {"own": False})
+    assert "image 'serve:1' of 'serve' cannot be pulled" in capsys.readouterr().out
+    kube.found["pod"].clear()
+    refused = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "quota: q"}
+    kube.found["deployment"]["polaris-serve-own"]["status"]["conditions"].append(refused)
+    executor.ended()
+    assert executor.dead_services() == []
+    assert "FailedCreate: quota: q" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("started", "dead"), [(1700, False), (1900, True)])
+def test_a_server_has_its_time_from_when_it_runs(
+    kube: FakeKube, make: Make, started: float, dead: bool
+) -> None:
+    executor = make()
+    executor.ended()
+    executor.start_service("own")
+    kube.serve("own", available=False)
+    lost = {"lastTransitionTime": ago(9000)}
+    kube.found["deployment"]["polaris-serve-own"]["status"]["conditions"][0] |= lost
+    kube.server_pod("own", {"state": {"running": {"startedAt": ago(started)}}})
+    executor.ended()
+    reasons = [found.reason for found in executor.dead_services()]
+    given_up = "the endpoint of models.own is given up: it gave no token within execute.service_timeout_s"
+    assert [reason.startswith(given_up) for reason in reasons] == [True] * dead
+
+
+def test_a_server_that_was_lost_for_a_moment_is_not_late(kube: FakeKube, make: Make) -> None:
+    executor = make()
+    executor.ended()
+    executor.start_service("own")
+    kube.server_pod("own", {"state": {"running": {"startedAt": ago(9000)}}})
+    kube.serve("own")
+    executor.ended()
+    kube.serve("own", available=False)
+    lost = {"lastTransitionTime": ago(5)}
+    kube.found["deployment"]["polaris-serve-own"]["status"]["conditions"][0] |= lost
+    executor.ended()
+    assert executor.dead_services() == []
 
 
 def test_a_server_that_restarts_after_it_answered_is_given_time(kube: FakeKube, make: Make) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from polaris.errors import Stopped, TransientError
 from polaris.execute import lease as module
-from polaris.execute.lease import Lease, is_abandoned, is_held, lease_key
+from polaris.execute.lease import Lease, is_abandoned, is_held, lease_key, wait_until_free
 from polaris.runtime import StopFlag
 from polaris.storage import Conflict, FileStore
 
@@ -197,6 +197,33 @@ def test_who_waits_can_be_stopped(store: FileStore) -> None:
     stop.signal = 15
     with pytest.raises(Stopped), Lease(store, "run", stop):
         pass
+    assert store.get(KEY) == foreign()
+
+
+def test_who_only_looks_waits_for_the_living_and_takes_nothing(
+    store: FileStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wait_until_free(store, "run", StopFlag())
+    process = holder(store)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with process, process.stdout, process.stdin:
+        assert process.stdout.readline() == "held\n"
+        free, stop = threading.Event(), StopFlag()
+        waiting = threading.Thread(target=lambda: (wait_until_free(store, "run", stop), free.set()))
+        waiting.start()
+        assert not free.wait(1.2)
+        told = StopFlag()
+        told.signal = 15
+        with pytest.raises(Stopped):
+            wait_until_free(store, "run", told)
+        process.stdin.close()
+        assert free.wait(5)
+        waiting.join()
+    assert store.head(KEY) is None
+    assert capsys.readouterr().out.count(f"process {process.pid} on ") == 2, "once for each who waits"
+    store.put(KEY, foreign())
+    wait_until_free(store, "run", StopFlag(), ttl_s=0.2)
     assert store.get(KEY) == foreign()
 
 

@@ -150,6 +150,12 @@ def test_the_most_telling_code_is_the_runs() -> None:
     assert Outcome(failures=failures).code == 0
 
 
+@pytest.mark.parametrize(("code", "final"), [(1, 5), (75, 5), (137, 5), (2, 2), (3, 3), (4, 4), (5, 5)])
+def test_an_orchestrators_code_for_what_is_lost_is_final(code: int, final: int) -> None:
+    assert Outcome(failures={"a": Failure(code, 3)}, lost=["a"]).final_code == final
+    assert Outcome().final_code == 0
+
+
 def test_a_service_that_dies_is_started_again_for_who_waits_for_it(run: Run) -> None:
     executor = FakeExecutor(run)
     executor.dying = [Ended("own", 1, "out of memory")]

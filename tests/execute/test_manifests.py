@@ -80,14 +80,41 @@ def test_a_jobs_name_is_always_one_that_kubernetes_takes(
     assert name.startswith(run[:30])
 
 
+def deployment(template: dict[str, Any], **settings: Any) -> dict[str, Any]:
+    return serve_deployment(template, "own", identity="trained:abc", settings=settings, owner=OWNER)
+
+
 def test_a_deployment_serves_one_identity() -> None:
-    body = serve_deployment(serve_template("own"), "own", identity="trained:abc", owner=OWNER)
+    body = deployment(serve_template("own"))
     assert body["metadata"]["name"] == "polaris-serve-own"
-    assert body["metadata"]["annotations"] == {"polaris/identity": "trained:abc"}
+    assert body["metadata"]["annotations"]["polaris/identity"] == "trained:abc"
+    assert "polaris/template" not in body["spec"]["template"]["metadata"]["annotations"]
     assert body["metadata"]["ownerReferences"] == [OWNER]
     assert body["spec"]["template"]["metadata"]["labels"]["polaris/model"] == "own"
     assert env(body) == {"POLARIS_EXPECTED_IDENTITY": "trained:abc"}
     assert service_url("own") == "http://polaris-serve-own:8000/v1"
+
+
+def test_a_deployments_hash_tells_of_all_that_its_server_is_made_of() -> None:
+    def made(change: Any = lambda template: None, **settings: Any) -> str:
+        template = serve_template("own")
+        change(template)
+        found: str = deployment(template, **settings)["metadata"]["annotations"]["polaris/template"]
+        return found
+
+    def image(template: dict[str, Any]) -> None:
+        template["spec"]["template"]["spec"]["containers"][0]["image"] = "serve:2"
+
+    def memory(template: dict[str, Any]) -> None:
+        limits = template["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]
+        limits["memory"] = "9Gi"
+
+    def chart(template: dict[str, Any]) -> None:
+        for meta in (template["metadata"], template["spec"]["template"]["metadata"]):
+            meta["labels"]["helm.sh/chart"] = "polaris-2"
+
+    assert made() == made() == made(chart), "a label replaces no server"
+    assert len({made(), made(image), made(memory), made(max_model_len=64)}) == 4
 
 
 def test_the_owner_is_the_config_map() -> None:

@@ -11,10 +11,13 @@ from fake_endpoint import fake_endpoint
 from fakes import STORIES, answer, stage
 
 from polaris.errors import GuardError, InputError, Stopped, TransientError
+from polaris.load import load
 from polaris.runtime import StopFlag
+from polaris.train import worker
 from polaris.train.checkpoint import Layout, write_layout
 from polaris.train.job import Job
-from polaris.train.stage import Uploads, restore, run
+from polaris.train.nodes import Team
+from polaris.train.stage import Uploads, prepare, restore, run
 from polaris.train.supervise import Trainer, worker_environment
 
 HERE = Path(__file__).parent
@@ -140,3 +143,26 @@ def test_rows_are_stored_before_their_checkpoint(tmp_path, monkeypatch):
     uploads.finish()
     assert context.progress.get("metrics.jsonl") == b'{"step": 1}\n'
     assert context.progress.folders() == [folder.name]
+
+
+def test_workers_train_by_the_configuration_that_the_digest_was_made_of(tmp_path, monkeypatch):
+    monkeypatch.setenv("POLARIS__TRAIN__LEARNING_RATE", "3e-6")
+    monkeypatch.setenv("POLARIS__RUN", '"007"')
+    context = stage(tmp_path, "http://127.0.0.1:9/v1", monkeypatch)
+    assert context.config.train.learning_rate == 3e-6
+    job = prepare(context, context.config.train, Team())
+    # An upgrade of the release while the workers start; the environment stays that of the stage.
+    text = context.config_path.read_text()
+    context.config_path.write_text(text.replace("group_size: 3", "group_size: 6"))
+    assert load(context.config_path).train.group_size == 6
+    assert context.config_path not in [Path(word.partition("=")[2]) for word in job.arguments()]
+    seen = []
+    monkeypatch.setattr(worker, "train", lambda job, config, stop: seen.append(config))
+    monkeypatch.setattr(worker, "quieten", lambda: None)
+    assert worker.main(job.arguments()) == 0
+    assert seen == [context.config]
+    # A second attempt on this machine writes it anew.
+    context.config_path.chmod(0o444)
+    assert prepare(context, context.config.train, Team()).config == job.config
+    assert job.config.stat().st_mode & 0o600 == 0o600
+    assert "fake-key-of-a-test" not in job.config.read_text()

@@ -33,7 +33,10 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- end }}
 
 {{- define "polaris.secret" -}}
-{{ .Values.credentials.existingSecret | default "polaris-credentials" }}
+{{- with .Values.credentials -}}
+{{- if and .existingSecret .values }}{{ fail (printf "credentials.values: not used with credentials.existingSecret; put %s into the Secret '%s' and list them in credentials.keys" (keys .values | sortAlpha | join ", ") .existingSecret) }}{{ end -}}
+{{ .existingSecret | default "polaris-credentials" }}
+{{- end -}}
 {{- end }}
 
 {{/* The environment variables that the Secret holds, as a JSON list. */}}
@@ -41,6 +44,40 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- $keys := concat (keys .Values.credentials.values) .Values.credentials.keys -}}
 {{- if .Values.store.inCluster.enabled }}{{ $keys = concat $keys (list "AWS_ACCESS_KEY_ID" "AWS_SECRET_ACCESS_KEY") }}{{ end -}}
 {{ $keys | uniq | sortAlpha | toJson }}
+{{- end }}
+
+{{/*
+Those of them that a container gets, as a JSON list: dict root, uses (what it does with them: store; models, those that others
+serve; hub; other, what only the user knows).
+*/}}
+{{- define "polaris.keysFor" -}}
+{{- $run := include "polaris.run" .root | fromYaml -}}
+{{- $models := list -}}
+{{- range $run.models }}{{ if eq .kind "endpoint" }}{{ $models = append $models (.api_key_env | default "OPENAI_API_KEY") }}{{ end }}{{ end -}}
+{{- $uses := .uses -}}
+{{- $kept := list -}}
+{{- range $key := include "polaris.credentialKeys" .root | fromJsonArray -}}
+{{- $is := list -}}
+{{- if has $key $models }}{{ $is = append $is "models" }}{{ end -}}
+{{- if eq $key "HF_TOKEN" }}{{ $is = append $is "hub" }}{{ end -}}
+{{- if not $is }}{{ $is = list (ternary "store" "other" (hasPrefix "AWS_" $key)) }}{{ end -}}
+{{- $wanted := false -}}
+{{- range $is }}{{ if has . $uses }}{{ $wanted = true }}{{ end }}{{ end -}}
+{{- if $wanted }}{{ $kept = append $kept $key }}{{ end -}}
+{{- end -}}
+{{ $kept | toJson }}
+{{- end }}
+
+{{/* What a stage of a kind does with keys, as a JSON list. */}}
+{{- define "polaris.usesOf" -}}
+{{ ternary (list "store" "other" "models") (list "store" "other") (has . (list "train" "generate" "judge")) | toJson }}
+{{- end }}
+
+{{/* A memory quantity in MiB. */}}
+{{- define "polaris.mib" -}}
+{{- $unit := regexFind "[a-zA-Z]+$" (toString .) -}}
+{{- $bytes := dict "" 1 "k" 1e3 "Ki" 1024 "M" 1e6 "Mi" 1048576 "G" 1e9 "Gi" 1073741824 "T" 1e12 "Ti" 1099511627776 -}}
+{{ divf (mulf (toString . | trimSuffix $unit | float64) (get $bytes $unit | default 1)) 1048576 }}
 {{- end }}
 
 {{/* Settings of a kind's pods: the defaults with the kind's own over them. */}}

@@ -22,6 +22,16 @@ podSelector:
 {{- end }}
 {{- end }}
 
+{{/* Ports, as a NetworkPolicy's list: dict ports, protocols. */}}
+{{- define "polaris.portList" -}}
+{{- $protocols := .protocols -}}
+{{- range $port := .ports }}
+{{- range $protocols }}
+- {protocol: {{ . }}, port: {{ int $port }}}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* The ports of a list of URLs, as a NetworkPolicy's list. */}}
 {{- define "polaris.portsOf" -}}
 {{- $ports := list -}}
@@ -30,7 +40,5 @@ podSelector:
 {{- $given := regexFind ":[0-9]+$" $url.host | trimPrefix ":" -}}
 {{- $ports = append $ports (int ($given | default (ternary 80 443 (eq $url.scheme "http")))) -}}
 {{- end -}}
-{{- range uniq $ports }}
-- {protocol: TCP, port: {{ . }}}
-{{- end }}
+{{- include "polaris.portList" (dict "ports" (uniq $ports) "protocols" (list "TCP")) -}}
 {{- end }}

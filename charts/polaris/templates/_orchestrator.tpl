@@ -15,7 +15,7 @@
 {{- range $index, $import := include "polaris.modelImports" $root | fromJsonArray -}}
 {{- $words := list "model" "import" $import.source "/etc/polaris/run.yaml" "--wait" "120" -}}
 {{- with $import.name }}{{ $words = concat $words (list "--name" .) }}{{ end -}}
-{{- $init = append $init (dict "name" (printf "import-model-%d" $index) "image" $values.imports.image "args" $words "resources" $values.imports.resources) -}}
+{{- $init = append $init (dict "name" (printf "import-model-%d" $index) "image" $values.imports.image "args" $words "resources" $values.imports.resources "uses" (list "store" "hub")) -}}
 {{- end -}}
 {{- with $values.imports.data -}}
 {{- $words := concat (list "data" "import") . (list "/etc/polaris/run.yaml" "--wait" "120") -}}

@@ -94,7 +94,7 @@ volumes:
 {{/*
 One container of a pod. dict pod, container: name, image (tools, train, serve, store), args; optional command, env (list), variables (mapping), gpus,
 resources (else the pod's), more (mapping that goes in as it is: ports, probes, lifecycle, restartPolicy), volume and scratch
-(name and mount path of its scratch space).
+(name and mount path of its scratch space), uses (of keys, for "polaris.keysFor"; else the store's alone).
 */}}
 {{- define "polaris.container" -}}
 {{- $pod := .pod -}}
@@ -148,10 +148,8 @@ volumeMounts:
 {{- if .pod.config -}}
 {{- $all = concat $all (include "polaris.commonEnv" $root | fromYamlArray) -}}
 {{- end -}}
-{{- range $key := include "polaris.credentialKeys" $root | fromJsonArray -}}
-{{- if or $.pod.config (hasPrefix "AWS_" $key) -}}
+{{- range $key := include "polaris.keysFor" (dict "root" $root "uses" (.container.uses | default (list "store"))) | fromJsonArray -}}
 {{- $all = append $all (dict "name" $key "valueFrom" (dict "secretKeyRef" (dict "name" (include "polaris.secret" $root) "key" $key))) -}}
-{{- end -}}
 {{- end -}}
 {{- range $name, $value := merge (dict) (.container.variables | default dict) (.pod.settings.env | default dict) -}}
 {{- $all = append $all (dict "name" $name "value" (toString $value)) -}}

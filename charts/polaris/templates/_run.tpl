@@ -2,17 +2,20 @@
 
 {{- define "polaris.storeUrl" -}}
 {{- $store := .Values.store -}}
-{{- if $store.url -}}
-{{ $store.url }}
-{{- else if $store.inCluster.enabled -}}
+{{- if $store.inCluster.enabled -}}
+{{- range $key := list "url" "endpoint" -}}
+{{- with get $store $key }}{{ fail (printf "store.%s: value '%s' is of a store outside; set store.inCluster.enabled=false beside it" $key .) }}{{ end -}}
+{{- end -}}
 s3://polaris
+{{- else if $store.url -}}
+{{ $store.url }}
 {{- else -}}
 {{ fail "store.url: value ''; expected s3://bucket/prefix, for store.inCluster.enabled is false" }}
 {{- end -}}
 {{- end }}
 
 {{- define "polaris.storeEndpoint" -}}
-{{ .Values.store.endpoint | default (ternary "http://polaris-store:8333" "" .Values.store.inCluster.enabled) }}
+{{ ternary "http://polaris-store:8333" .Values.store.endpoint .Values.store.inCluster.enabled }}
 {{- end }}
 
 {{/* The configuration as the user gave it: mapping, text, or the try-out run. */}}

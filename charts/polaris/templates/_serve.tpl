@@ -5,14 +5,16 @@
 polaris/model: {{ . | quote }}
 {{- end }}
 
-{{/* The server's container, as JSON: dict root, model, settings, name, host, port. */}}
+{{/* The server's container, as JSON: dict root, model, settings, name, host, port, drain (seconds for answers in flight). */}}
 {{- define "polaris.serveContainer" -}}
 {{- $url := printf "http://127.0.0.1:%d/v1" (int .port) -}}
 {{- $args := list "serve" .model "/etc/polaris/run.yaml" "--host" .host "--port" (toString .port) -}}
-{{- /* A probe that waits for a slow first token is not a failed one: it may take five minutes, and 180 may fail before it. */ -}}
-{{- $probe := dict "exec" (dict "command" (list "polaris" "probe" $url .model)) "periodSeconds" 10 "timeoutSeconds" 300 "failureThreshold" 180 -}}
+{{- /* As long as the run itself waits for a model, and half an hour at least. A probe that waits for a slow first token is no failed one: it may take five minutes. */ -}}
+{{- $run := include "polaris.run" .root | fromYaml -}}
+{{- $failures := max 180 (ceil (divf ($run.execute.service_timeout_s | default 0) 10)) -}}
+{{- $probe := dict "exec" (dict "command" (list "polaris" "probe" $url .model)) "periodSeconds" 10 "timeoutSeconds" 300 "failureThreshold" $failures -}}
 {{- $more := dict "startupProbe" $probe -}}
-{{ dict "name" .name "image" "serve" "args" $args "gpus" (.settings.gpus | default 0) "resources" .settings.resources "variables" (.settings.env | default dict) "more" $more | toJson }}
+{{ dict "name" .name "image" "serve" "args" $args "gpus" (.settings.gpus | default 0) "resources" .settings.resources "variables" (.settings.env | default dict) "env" (list (dict "name" "POLARIS_DRAIN_S" "value" (toString .drain))) "more" $more | toJson }}
 {{- end }}
 
 {{- define "polaris.serveDeployment" -}}
@@ -20,7 +22,9 @@ polaris/model: {{ . | quote }}
 {{- $model := .model -}}
 {{- $settings := include "polaris.servingSettings" . | fromYaml -}}
 {{- $labels := dict "root" $root "component" "serve" "by" "polaris" "extra" (dict "polaris/model" $model) -}}
-{{- $container := include "polaris.serveContainer" (dict "root" $root "model" $model "settings" $settings "name" "serve" "host" "0.0.0.0" "port" 8000) | fromJson -}}
+{{- /* Five of the seconds go to preStop, ten are the server's own to end in. */ -}}
+{{- $drain := max 0 (sub (int64 $settings.terminationGracePeriodSeconds) 15) -}}
+{{- $container := include "polaris.serveContainer" (dict "root" $root "model" $model "settings" $settings "name" "serve" "host" "0.0.0.0" "port" 8000 "drain" $drain) | fromJson -}}
 {{- $more := $container.more -}}
 {{- $_ := set $more "ports" (list (dict "name" "http" "containerPort" 8000)) -}}
 {{- $_ := set $more "readinessProbe" (dict "httpGet" (dict "path" "/v1/models" "port" "http") "periodSeconds" 5 "timeoutSeconds" 10 "failureThreshold" 6) -}}

@@ -15,6 +15,7 @@
 {{- $container := dict "name" "stage" "image" (ternary "train" "tools" $train) "env" $env -}}
 {{- $_ := set $container "args" (list "stage" "INSTANCE" "/etc/polaris/run.yaml") -}}
 {{- $_ := set $container "gpus" (ternary $root.Values.training.gpus 0 $train) -}}
+{{- $_ := set $container "uses" (include "polaris.usesOf" $kind | fromJsonArray) -}}
 {{- $pod := dict "root" $root "settings" $settings "account" "polaris-stage" "restart" "Never" "containers" (list $container) "config" true "extras" true -}}
 {{- if gt $nodes 1 }}{{ $_ := set $pod "subdomain" "polaris-train" }}{{ end -}}
 apiVersion: batch/v1

@@ -11,7 +11,7 @@ Only models that the run serves get a sidecar.
 {{- $train := eq .kind "train" -}}
 {{- $only := list "run" "/etc/polaris/run.yaml" -}}
 {{- range .patterns }}{{ $only = concat $only (list "--only" .) }}{{ end -}}
-{{- $init := list (dict "name" "check-needs" "image" "tools" "args" (append $only "--check-needs")) -}}
+{{- $sidecars := list -}}
 {{- $endpoints := dict -}}
 {{- $scratches := dict -}}
 {{- $port := 8000 -}}
@@ -22,12 +22,12 @@ Only models that the run serves get a sidecar.
 {{- range $key := list "nodeSelector" "tolerations" "affinity" "runtimeClassName" }}{{ $_ := set $settings $key (get $serving $key) }}{{ end -}}
 {{- end -}}
 {{- if not ($settings.shm).size }}{{ $_ := set $settings "shm" $serving.shm }}{{ end -}}
-{{- $sidecar := include "polaris.serveContainer" (dict "root" $root "model" $model "settings" $serving "name" (printf "serve-%s" $model) "host" "127.0.0.1" "port" $port) | fromJson -}}
+{{- $sidecar := include "polaris.serveContainer" (dict "root" $root "model" $model "settings" $serving "name" (printf "serve-%s" $model) "host" "127.0.0.1" "port" $port "drain" 0) | fromJson -}}
 {{- $_ := set $sidecar.more "restartPolicy" "Always" -}}
 {{- $_ := set $sidecar "volume" (printf "scratch-%s" $model) -}}
 {{- $_ := set $scratches $sidecar.volume $serving.scratch.size -}}
 {{- $_ := set $endpoints $model (printf "http://127.0.0.1:%d/v1" (int $port)) -}}
-{{- $init = append $init $sidecar -}}
+{{- $sidecars = append $sidecars $sidecar -}}
 {{- $port = add1 $port -}}
 {{- end -}}
 {{- end -}}
@@ -36,7 +36,16 @@ Only models that the run serves get a sidecar.
 {{- /* One pod is one machine; how many there are decides nothing about the artifact's digest. */ -}}
 {{- $env = append $env (dict "name" "POLARIS__TRAIN__NODES" "value" "1") -}}
 {{- end -}}
-{{- $container := dict "name" "stage" "image" (ternary "train" "tools" $train) "args" (append $only "--no-needs") "env" $env "gpus" (ternary $root.Values.training.gpus 0 $train) -}}
+{{- $uses := include "polaris.usesOf" .kind | fromJsonArray -}}
+{{- $container := dict "name" "stage" "image" (ternary "train" "tools" $train) "args" (append $only "--no-needs") "env" $env "gpus" (ternary $root.Values.training.gpus 0 $train) "uses" $uses -}}
+{{- $check := dict "name" "check-needs" "image" "tools" "args" (append $only "--check-needs") "env" list -}}
+{{- $init := prepend $sidecars $check -}}
+{{- if $sidecars -}}
+{{- /* The first container makes this file when nothing is to do; then no model is loaded. */ -}}
+{{- $idle := dict "name" "POLARIS_IDLE_FILE" "value" "/tmp/polaris-nothing-to-do" -}}
+{{- range append $init $container }}{{ $_ := set . "env" (append .env $idle) }}{{ end -}}
+{{- if not $train }}{{ $_ := set $settings "activeDeadlineSeconds" $root.Values.standalone.activeDeadlineSeconds }}{{ end -}}
+{{- end -}}
 {{- $labels := dict "root" $root "component" "stage" "by" "kubectl" "extra" (dict "polaris/kind" .kind) -}}
 # {{ .about }}
 #
@@ -51,7 +60,12 @@ Only models that the run serves get a sidecar.
 # ConfigMap polaris-config, its Secret {{ include "polaris.secret" $root }} and its ServiceAccount polaris-stage.
 # A Job runs once; `kubectl delete -n NAMESPACE job polaris-{{ .name }}` first, and it can be applied again. What is complete
 # is not made again.
-# Rendered from charts/polaris by `make jobs`; `make jobs VALUES=FILE` renders another profile's.
+{{- if $sidecars }}
+# The model servers stand beside it, and are restarted for as long as it waits for them. So the Job ends after
+# {{ int64 $settings.activeDeadlineSeconds }} seconds, whatever it waits for ({{ ternary "stages.train.activeDeadlineSeconds" "standalone.activeDeadlineSeconds" $train }}); applied again it goes on.
+{{- end }}
+# Rendered from charts/polaris by `make jobs`, with these images and settings. For another registry or profile render it with
+# the values of your release: `make jobs VALUES=my-values.yaml OUT=my-jobs`.
 apiVersion: batch/v1
 kind: Job
 metadata:
