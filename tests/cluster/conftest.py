@@ -29,4 +29,4 @@ def whole_run(
         run = play(setting, namespace, folder)
         yield run
     if os.environ.get("POLARIS_MEASURE") and not request.session.testsfailed:
-        write("cluster", "make acceptance", run.figures)
+        write("cluster", "POLARIS_MEASURE=1 make test-cluster", run.figures)
