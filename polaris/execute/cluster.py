@@ -25,6 +25,7 @@ from polaris.execute.manifests import (
     ORCHESTRATOR,
     RELEASE,
     RUN,
+    endpoints,
     owner,
     stage_job,
 )
@@ -175,7 +176,8 @@ class ClusterExecutor:
                 self._judge(known, [pod for pod in stages if _belongs(pod, known)])
         for uid in set(before) - set(self._jobs) - self._told:
             self._vanished(before[uid])
-        self._servers.look(deployments, [pod for pod in pods if _label(pod, COMPONENT) == "serve"])
+        in_use = frozenset(model for job in jobs if not is_finished(job) for model in endpoints(job))
+        self._servers.look(deployments, [pod for pod in pods if _label(pod, COMPONENT) == "serve"], in_use)
 
     def _recall(self) -> None:
         """Take in the final failures whose Jobs an earlier process deleted."""

@@ -22,6 +22,7 @@ from polaris.execute.manifests import (
     serve_deployment,
 )
 from polaris.execute.reasons import (
+    OOM,
     End,
     deployment_waiting,
     is_running,
@@ -64,10 +65,18 @@ class Deployments:
         self._bodies = {model: _body(run, model, template, owner) for model, template in templates.items()}
         self._found: dict[str, Object] | None = None
         self._wanted: set[str] = set()
+        self._in_use: frozenset[str] = frozenset()
+        self._told: set[tuple[str, int]] = set()
         self._dead: list[Ended] = []
 
-    def look(self, deployments: Iterable[Object], pods: Iterable[Object]) -> None:
-        """Take in what is there, and make, replace or give up what is wanted."""
+    def look(
+        self, deployments: Iterable[Object], pods: Iterable[Object], in_use: frozenset[str] = frozenset()
+    ) -> None:
+        """Take in what is there, and make, replace or give up what is wanted.
+
+        `in_use` are the models that live Jobs use, those of an earlier configuration too.
+        """
+        self._in_use = in_use
         first = self._found is None
         self._found = {found["metadata"]["labels"][MODEL]: found for found in deployments}
         if first:
@@ -130,7 +139,12 @@ class Deployments:
             self._make(model)
         elif _leaves(found):
             self._waits.tell(f"model {model}", "the server before it is still ending")
-        elif differs := self._differs(model):
+        elif (differs := self._differs(model)) and model in self._in_use:
+            # Behind the same address a stage under way would go on with another model.
+            self._waits.tell(
+                f"model {model}", f"{differs} changed; it is replaced when the Jobs that use it have ended"
+            )
+        elif differs:
             log.info("replaced", model=model, reason=f"{differs} changed since it was made")
             self._kube.delete_deployment(dict(found))
         else:
@@ -159,9 +173,15 @@ class Deployments:
             hopeless = restarts >= RESTARTS and not was_available(found)
             since = silent_since(found, pod, SERVE)
             late = bool(since) and _seconds_since(since) > self._run.config.execute.service_timeout_s
-            if end and (end.at_once or hopeless or late):
-                self._give_up(model, found, pod, end, "" if end.at_once else f", {restarts} restarts")
+            # One that has answered starts again with its memory empty: stages go on asking until then.
+            passing = end is not None and end.reason.startswith(OOM) and was_available(found)
+            at_once = end is not None and end.at_once and not passing
+            if end and (at_once or hopeless or late):
+                self._give_up(model, found, pod, end, "" if at_once else f", {restarts} restarts")
                 return
+            if end and (pod["metadata"]["uid"], restarts) not in self._told:
+                self._told.add((pod["metadata"]["uid"], restarts))
+                log.warning("server_ended", model=model, reason=end.reason, restarts=restarts)
             if late:
                 end = End(BUG, "it gave no token within execute.service_timeout_s of its start")
                 self._give_up(model, found, pod, end, "")
@@ -171,7 +191,9 @@ class Deployments:
         tail = redact(telling_lines(self._log(pod).decode("utf-8", "replace").splitlines()))
         reason = f"the endpoint of models.{model} is given up: {end.reason}{restarts}"
         code = end.code if end.code in (*FINAL, TRANSIENT) else BUG
-        self._dead.append(Ended(model, code, f"{reason}; its log ends: {tail}" if tail else reason))
+        reason = f"{reason}; its log ends: {tail}" if tail else reason
+        log.error("server_given_up", model=model, reason=reason)
+        self._dead.append(Ended(model, code, reason))
         self._kube.delete_deployment(dict(found))
         if self._found is not None:
             leaving = {**found["metadata"], "deletionTimestamp": "now"}
@@ -189,13 +211,13 @@ class Deployments:
 def no_servers_left(connect: Callable[[], Kube], release: str, keep: frozenset[str]) -> Iterator[None]:
     """Delete a release's model servers that are not to be kept when what is inside ends for good.
 
-    That is at its normal end and at an error that no retry mends. A signal, an outage and a bug leave
-    them to whoever goes on. Done as well as can be: what fails is logged.
+    That is at its normal end, at an error that no retry mends and at an outage that was given up. A
+    signal and a bug leave them to whoever goes on. Done as well as can be: what fails is logged.
     """
     try:
         yield
     except PolarisError as error:
-        if error.code in FINAL:
+        if error.code in (*FINAL, TRANSIENT):
             _end_servers(connect, release, keep)
         raise
     _end_servers(connect, release, keep)

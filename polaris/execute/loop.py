@@ -60,6 +60,8 @@ class Outcome:
     reasons: dict[str, str] = field(default_factory=dict)
     failures: dict[str, Failure] = field(default_factory=dict)
     lost: list[str] = field(default_factory=list)
+    dead_services: dict[str, str] = field(default_factory=dict)
+    """Why a service was given up that a stage may have been using."""
 
     @property
     def code(self) -> int:
@@ -172,9 +174,14 @@ def _collect(
             on_change("complete", ended.name, "")
         else:
             reason = ended.reason or "it ended well without a manifest"
+            for service in run.plan.instances[ended.name].services:
+                if told := outcome.dead_services.pop(service, ""):
+                    reason += f"; while it ran, {told}"
             _fail(outcome, ended.name, ended.code or BUG, reason, on_change)
     for dead in executor.dead_services():
         running = executor.running()
+        if any(dead.name in run.plan.instances[name].services for name in running):
+            outcome.dead_services[dead.name] = dead.reason
         for name in selected:
             instance = run.plan.instances[name]
             # A stage that runs against the dead endpoint reports by its own exit code.

@@ -10,6 +10,7 @@ from typing import Any
 
 from polaris.errors import ConfigError
 from polaris.plan import Instance
+from polaris.run import ENDPOINTS_ENV
 
 CONFIG_MAP = "polaris-config"
 """What owns all that the orchestrator makes, so that `helm uninstall` takes it along."""
@@ -94,7 +95,7 @@ def stage_job(
     }
     _mark(body, name, labels, {INSTANCE: instance.name}, owner)
     env = {
-        "POLARIS_ENDPOINTS": json.dumps({model: service_url(model) for model in instance.services}),
+        ENDPOINTS_ENV: json.dumps({model: service_url(model) for model in instance.services}),
         "POLARIS_EXPECTED_DIGEST": instance.digest,
     }
     if nodes(container) > 1:
@@ -123,6 +124,14 @@ def serve_deployment(
     made_of = json.dumps([body["spec"]["template"]["spec"], dict(settings)], sort_keys=True)
     body["metadata"]["annotations"][TEMPLATE] = hashlib.sha256(made_of.encode()).hexdigest()[:16]
     return body
+
+
+def endpoints(job: Mapping[str, Any]) -> list[str]:
+    """Return the models that a stage's Job was given endpoints of."""
+    containers = job["spec"]["template"]["spec"]["containers"]
+    env = [entry for container in containers for entry in container.get("env") or []]
+    values = [entry.get("value") for entry in env if entry["name"] == ENDPOINTS_ENV]
+    return list(json.loads(values[-1])) if values and values[-1] else []
 
 
 def nodes(container: Mapping[str, Any]) -> int:

@@ -142,6 +142,9 @@ class PodLogs:
         key = f"{prefix}attempts/{attempt}/{Status.NAME}"
         stored = self._run.store.get(key) if self._run.store.head(key) else b"{}"
         status = json.loads(stored)
+        if status.get("state") == "complete":
+            # It was taken away after its last word.
+            return End(DONE, "")
         if status.get("state") == "failed" and (not end.at_once or status.get("code") == end.code):
             return End(end.code, str(status["reason"]), end.at_once)
         tail = redact(telling_lines(text.decode("utf-8", "replace").splitlines()))

@@ -71,6 +71,11 @@ def test_a_store_outside_is_the_values_own():
         ("--set", "serving.models.jugde.keep=true", "serving.models.jugde"),
         ("--set-literal", "config=models: {", "config: not valid YAML"),
         ("--set-literal", "config={run: mine}", "config.models"),
+        (
+            "--set-literal",
+            "config={run: r, data: {}, judges: {}, models: {m: {kind: trained, serve: {engine: transformers}}}}",
+            "config.models.m.serve.engine",
+        ),
         ("--set", "store.url=s3://mine/below", "set store.inCluster.enabled=false"),
         ("--set", "store.endpoint=https://s3.example.com", "set store.inCluster.enabled=false"),
         (

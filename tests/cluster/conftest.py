@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 from cluster.scenario import WholeRun, play
 from cluster.setting import Setting, running_cluster
 from measured import write
+
+BEGUN = time.monotonic()
 
 
 @pytest.fixture(scope="session")
@@ -29,4 +32,8 @@ def whole_run(
         run = play(setting, namespace, folder)
         yield run
     if os.environ.get("POLARIS_MEASURE") and not request.session.testsfailed:
+        whole = f"{time.monotonic() - BEGUN:.0f} s"
+        run.figures.append(
+            ("all cluster tests, the cluster's start and its images included", whole, "< 1800 s")
+        )
         write("cluster", "POLARIS_MEASURE=1 make test-cluster", run.figures)

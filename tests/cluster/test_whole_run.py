@@ -25,6 +25,8 @@ OTHERS = {
     f"persistentvolumeclaim/{STACK}",
 }
 """What a namespace has without a release: Kubernetes' own, and the tests' own claim."""
+START_S = 120.0
+"""How long a model server may take to its first token on two busy cores."""
 SLACK_S = 45.0
 """How long after its last need a model server may still be seen: look, drain, death."""
 
@@ -119,6 +121,9 @@ def test_no_model_server_runs_before_or_after_it_is_needed(whole_run: WholeRun) 
     }
     servers = whole_run.watcher.of({"app.kubernetes.io/component": "serve"})
     assert {pod.labels["polaris/model"] for pod in servers.values()} == {"base", "trained", "judge"}
+    began = {
+        name: min(when(job["metadata"]["creationTimestamp"]) for job in found) for name, found in jobs.items()
+    }
     longest = 0.0
     for name, pod in servers.items():
         model = pod.labels["polaris/model"]
@@ -126,6 +131,7 @@ def test_no_model_server_runs_before_or_after_it_is_needed(whole_run: WholeRun) 
         ready = min(max((ended[need] for need in instances[user].needs), default=0.0) for user in users)
         born = when(pod.seen["metadata"]["creationTimestamp"])
         assert born >= ready - 1, f"{name} ran before anything could use it"
+        assert min(began[user] for user in users) - born <= START_S, f"{name} ran long before its first use"
         over = pod.last - max(ended[user] for user in users)
         assert over <= SLACK_S, f"{name} ran on after its last use"
         longest = max(longest, over)

@@ -217,3 +217,42 @@ def test_a_server_that_restarts_after_it_answered_is_given_time(kube: FakeKube, 
     conditions[0]["lastTransitionTime"] = ago(1900)
     executor.ended()
     assert [found.name for found in executor.dead_services()] == ["own"], "but not for ever"
+
+
+def test_a_server_is_not_replaced_under_a_stage_that_uses_it(run: Run, kube: FakeKube, make: Make) -> None:
+    executor = make()
+    executor.ended()
+    executor.start_service("own")
+    kube.serve("own")
+    executor.ended()
+    name = next(name for name, item in run.plan.instances.items() if "own" in item.services)
+    executor.start_stage(name)
+    [job] = kube.found["job"]
+    # The stage was made for another configuration, and so was its server.
+    kube.found["job"][job]["metadata"]["labels"]["polaris/digest"] = "0" * 16
+    kube.found["deployment"]["polaris-serve-own"]["metadata"]["annotations"]["polaris/identity"] = "older"
+    after = make()
+    after.ended()
+    assert after.services() == {"own": False}
+    assert "-polaris-serve-own" not in kube.calls
+    kube.finish(job)
+    after.ended()
+    assert kube.calls[-1] == "-polaris-serve-own"
+
+
+def test_a_server_that_answered_may_lose_its_memory_once(
+    kube: FakeKube, make: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    executor = make()
+    executor.ended()
+    executor.start_service("own")
+    killed = {"restartCount": 1, "state": running(5), "lastState": ended(137, "OOMKilled")}
+    kube.server_pod("own", killed)
+    kube.serve("own")
+    executor.ended()
+    executor.ended()
+    assert executor.dead_services() == []
+    assert capsys.readouterr().out.count("server_ended") == 1
+    kube.serve("own", available=False)
+    executor.ended()
+    assert [found.code for found in executor.dead_services()] == [2], "one that never answered is given up"

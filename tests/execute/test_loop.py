@@ -184,6 +184,36 @@ def test_a_service_that_can_never_start_is_not_tried_again(run: Run) -> None:
     assert (outcome.code, executor.calls) == (2, ["+own"])
 
 
+class Falling(FakeExecutor):
+    """A FAKE: the server dies while the stage that uses it runs, which then fails too."""
+
+    looks = 0
+
+    def ended(self) -> list[Ended]:
+        self.looks += bool(self.running())
+        return super().ended() if self.looks != 1 else []
+
+    def dead_services(self) -> list[Ended]:
+        return super().dead_services() if self.running() else []
+
+
+def test_a_stage_whose_server_died_says_why(run: Run) -> None:
+    executor = Falling(run)
+    executor.codes[f"generate.{OWN}"] = [75]
+    executor.dying = [Ended("own", 1, "the server ran out of memory")]
+    make_artifact(run, "data", {})
+    heard: list[str] = []
+    carry_out(
+        run,
+        executor,
+        {f"generate.{OWN}"},
+        StopFlag(),
+        on_change=lambda what, name, detail: heard.append(f"{what} {name} {detail}"),
+    )
+    [failed] = [line for line in heard if line.startswith("failed")]
+    assert "reason 75; while it ran, the server ran out of memory" in failed
+
+
 def test_who_is_not_selected_pays_for_no_dead_service(run: Run) -> None:
     executor = FakeExecutor(run)
     executor.dying = [Ended("own", 1, "out of memory")] * 9

@@ -142,13 +142,21 @@ def test_servers_do_not_outlive_an_orchestrator_that_cannot_begin(
     assert kube.calls == [f"-{SERVER}"] * gone
 
 
-@pytest.mark.parametrize("error", [Stopped(15), TransientError("an outage"), PolarisError("a bug")])
+@pytest.mark.parametrize("error", [Stopped(15), PolarisError("a bug")])
 def test_what_may_go_on_keeps_its_servers(kube: Cluster, error: PolarisError) -> None:
     put_server(kube)
     given: Any = kube
     with pytest.raises(type(error)), no_servers_left(lambda: given, "polaris", frozenset()):
         raise error
     assert kube.calls == []
+
+
+def test_an_outage_that_is_given_up_leaves_no_server(kube: Cluster) -> None:
+    put_server(kube)
+    given: Any = kube
+    with pytest.raises(TransientError), no_servers_left(lambda: given, "polaris", frozenset()):
+        raise TransientError("the store does not answer")
+    assert kube.calls == [f"-{SERVER}"]
 
 
 def test_servers_that_cannot_be_ended_hide_nothing(capsys: pytest.CaptureFixture[str]) -> None:

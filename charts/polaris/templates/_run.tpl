@@ -67,6 +67,7 @@ s3://polaris
 {{- $run := include "polaris.run" . | fromYaml -}}
 {{- $served := list -}}
 {{- range $name, $model := $run.models -}}
+{{- if eq (($model.serve).engine | default "vllm") "transformers" }}{{ fail (printf "config.models.%s.serve.engine: value 'transformers'; expected vllm, which the images have" $name) }}{{ end -}}
 {{- if has $model.kind (list "checkpoint" "trained") }}{{ $served = append $served $name }}{{ end -}}
 {{- end -}}
 {{- range $name, $_ := .Values.serving.models -}}
