@@ -73,7 +73,7 @@ def test_a_store_outside_is_the_values_own():
         ("--set-literal", "config={run: mine}", "config.models"),
         (
             "--set-literal",
-            "config={run: r, data: {}, judges: {}, models: {m: {kind: trained, serve: {engine: transformers}}}}",
+            "config={run: r, data: {}, judges: {}, models: {m: {kind: x, serve: {engine: transformers}}}}",
             "config.models.m.serve.engine",
         ),
         ("--set", "store.url=s3://mine/below", "set store.inCluster.enabled=false"),
