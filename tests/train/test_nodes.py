@@ -152,7 +152,8 @@ def test_two_nodes_train_to_one_artifact(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_killed_nodes_go_on_from_a_sharded_checkpoint(tmp_path, monkeypatch):
-    settings = {"zero_stage": 2, "micro_batch": 1, "max_steps": 16, "save_steps": 2}
+    # Many steps: these take a quarter of a second, and the kill must not come after the last.
+    settings = {"zero_stage": 2, "micro_batch": 1, "max_steps": 60, "save_steps": 2}
     with two_nodes(tmp_path, monkeypatch, **settings) as (context, nodes):
         nodes.start()
         wait_for(context.progress.folders)
@@ -168,7 +169,7 @@ def test_killed_nodes_go_on_from_a_sharded_checkpoint(tmp_path, monkeypatch):
         shutil.rmtree(nodes.work(1))
         nodes.start()
         assert nodes.ended() == [0, 0]
-        check_complete(context, nodes, 16)
+        check_complete(context, nodes, 60)
         resumed = [nodes.said(node, "resume")[-1]["checkpoint"] for node in (0, 1)]
         assert resumed == [newest] * 2
 
