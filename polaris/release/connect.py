@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
@@ -73,12 +74,14 @@ class KubeCluster:
         from kubernetes.config.config_exception import ConfigException
 
         try:
-            contexts, active = config.list_kube_config_contexts()
+            # The package looks at the variable only when it is imported.
+            files = os.environ.get("KUBECONFIG") or None
+            contexts, active = config.list_kube_config_contexts(files)
             named = [found for found in contexts if found["name"] == context] if context else [active]
             if not named:
                 known = ", ".join(found["name"] for found in contexts)
                 raise ConfigError(f"--context: '{context}' is not in the kubeconfig; it has {known}")
-            self._client = config.new_client_from_config(context=context)
+            self._client = config.new_client_from_config(files, context=context)
         except (ConfigException, OSError, TypeError) as error:
             what = " ".join(str(error).split())
             raise ConfigError(

@@ -138,7 +138,6 @@ def running_cluster() -> Iterator[Setting]:
         for archive in build(Path(os.environ["POLARIS_CACHE"])):
             _run(script, "load", archive)
         config = Path(_run(script, "kubeconfig").stdout.strip())
-        # Before the client is imported: it looks at the variable once.
         os.environ["KUBECONFIG"] = str(config)
         kube = Kube(config, programs, script.parent)
         wait_until(lambda: "True" in _ready(kube), 60, "the node's readiness")
