@@ -29,6 +29,7 @@ def test_it_ends_when_the_artifact_is_there(context, tmp_path):
     later = threading.Timer(0.5, make_artifact, (context.run, "train", {"metrics.jsonl": []}))
     later.start()
     await_artifact(context)
+    assert context.run.manifest("train"), "and not before"
     later.join()
 
 
