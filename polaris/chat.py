@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, NoReturn
 
 from polaris.errors import ConfigError, TransientError
+from polaris.providers import Effort, ProviderName, Tier
 from polaris.recipe import Sampling
 
 Message = dict[str, str]
@@ -57,6 +58,12 @@ class Endpoint:
     """What serves a model of ours."""
     thinking: bool = False
     """The model reasons before it answers."""
+    provider: ProviderName = "openai"
+    """What it takes (`polaris/providers.yaml`); of a model of ours `engine` says that."""
+    tier: Tier = "standard"
+    """The service tier to ask for first."""
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
     setting: str = "models"
     """The configuration's section that names it, for messages: `models.judge`."""
     api_key_env: str = ""
@@ -76,6 +83,8 @@ class ChatRequest:
     """Whether a model of ours reasons first (`enable_thinking` of its chat template)."""
     seed: int | None = None
     """For endpoints of ours; None derives one from the request and its repeat."""
+    effort: Effort | None = None
+    """How long a reasoning model of somebody else's thinks; None leaves it to the endpoint."""
 
 
 @dataclass(frozen=True)
@@ -91,31 +100,64 @@ class ChatAnswer:
     reasoning: str | None = None
     """Thoughts that the endpoint sends apart from the text; None if it does not. Not kept in the cache."""
     cached: bool = False
+    """It came from the cache; attempts, usd and latency_s are what it took when it was asked for."""
     attempts: int = 1
     usd: float = 0.0
+    latency_s: float = 0.0
+    """Seconds that the attempt took that brought it; 0 by batch."""
+    tier: Literal["standard", "flex", "batch"] = "standard"
 
 
 @dataclass
 class Usage:
-    """What calls cost; two of them add up."""
+    """What calls cost and what happened to them; two of them add up."""
 
     calls: int = 0
     """Answers that the endpoint gave and was paid for, cut and refused ones included."""
     cached_calls: int = 0
-    retries: int = 0
-    failures: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    """Reasoning included."""
     usd: float = 0.0
+    retries: int = 0
+    """Further attempts, for whatever reason."""
+    rate_limited: int = 0
+    """Attempts that were answered 429."""
+    unanswered: int = 0
+    """Attempts that were sent and never answered: booked at their estimate, in `usd` too."""
+    failures: int = 0
+    """Calls that ended without an answer."""
+    backoffs: int = 0
+    """Times that the number of calls in flight was halved because of 429s."""
+    repairs: int = 0
+    """Invalid answers that were sent back."""
+    schema_fallbacks: int = 0
+    """Times that a schema had to go into the prompt because the endpoint does not enforce any."""
+    flex_calls: int = 0
+    """Of `calls`: answered at the flex tier."""
+    tier_fallbacks: int = 0
+    """Calls made at the standard tier because flex had no room."""
+    batch_calls: int = 0
+    """Of `calls`: answered by batch."""
+    cached_prompt_tokens: int = 0
+    """Of `prompt_tokens`: read from the provider's prefix cache."""
 
     def __add__(self, other: Usage) -> Usage:
         """Return the sum, field by field."""
         return Usage(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
 
     def cost(self) -> dict[str, float]:
-        """Return what a manifest's `cost` holds."""
-        found: dict[str, float] = asdict(self)
-        return {name: value for name, value in found.items() if name not in ("retries", "failures")}
+        """Return what a manifest's `cost` holds: calls, cached_calls, tokens and usd."""
+        return {name: getattr(self, name) for name in COST}
+
+    def events(self) -> dict[str, int]:
+        """Return every other counter, those that are 0 too: what a manifest's `counts` hold."""
+        found: dict[str, int] = asdict(self)
+        return {name: value for name, value in found.items() if name not in COST}
+
+
+COST = ("calls", "cached_calls", "prompt_tokens", "completion_tokens", "usd")
+"""The fields of `Usage` that are a manifest's `cost`."""
 
 
 @dataclass(frozen=True)
@@ -124,10 +166,26 @@ class Prices:
 
     prompt: float = 0.0
     completion: float = 0.0
+    cached_prompt: float | None = None
+    """Prompt tokens from the provider's prefix cache; None: as the others."""
+    half_price_tier: float = 1.0
+    """What a call at the flex tier or by batch costs beside the standard price."""
 
-    def usd(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """Return what so many tokens cost."""
-        return (prompt_tokens * self.prompt + completion_tokens * self.completion) / 1e6
+    def usd(
+        self,
+        prompt_tokens: int,
+        completion_tokens: int,
+        *,
+        cached_prompt_tokens: int = 0,
+        tier: Literal["standard", "flex", "batch"] = "standard",
+    ) -> float:
+        """Return what so many tokens cost; `cached_prompt_tokens` are a part of `prompt_tokens`."""
+        cheap = self.prompt if self.cached_prompt is None else self.cached_prompt
+        dear = prompt_tokens - cached_prompt_tokens
+        total = (
+            dear * self.prompt + cached_prompt_tokens * cheap + completion_tokens * self.completion
+        ) / 1e6
+        return total if tier == "standard" else total * self.half_price_tier
 
 
 class CallFailed(Exception):

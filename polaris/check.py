@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from polaris.chat import Endpoint
-from polaris.config import EndpointModel, RunConfig
+from polaris.config import RunConfig
 from polaris.errors import ConfigError, PolarisError
 from polaris.fields import stored_as
 from polaris.identity import contents_of
 from polaris.imports import find_imports
 from polaris.load import load
+from polaris.models import EndpointModel
 from polaris.run import open_run, outside_endpoint
 from polaris.runtime import redact
 from polaris.storage import Conflict, NotFound, Store, open_store

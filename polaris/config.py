@@ -12,20 +12,19 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from polaris.fields import (
-    REPOSITORY_PATTERN,
     URL_PATTERN,
-    VARIABLE_PATTERN,
     Content,
     Identity,
     InputPath,
     LocalPath,
-    ModelPath,
     Name,
     Operational,
     Section,
     absolute,
     without_credentials,
 )
+from polaris.models import CheckpointModel, EndpointModel, Model, TrainedModel
+from polaris.providers import Effort, providers
 from polaris.recipe import RewardConfig, Sampling, TrainConfig
 
 
@@ -62,95 +61,6 @@ class StoreConfig(Section):
         if "://" in value:
             raise ValueError("expected s3://bucket/prefix, file:///absolute/folder or a relative folder")
         return absolute(Path(value), info).as_uri()
-
-
-class ServeConfig(Section):
-    """How a model of this run is served; the endpoint speaks the OpenAI protocol."""
-
-    engine: Operational[Literal["vllm", "transformers"]] = "vllm"
-    """`transformers` serves where vLLM cannot be installed; it knows no structured output."""
-    max_model_len: Operational[int | None] = Field(default=None, ge=64)
-    """Longest prompt plus answer in tokens; null takes the model's own."""
-    tensor_parallel: Operational[int] = Field(default=1, ge=1)
-    """GPUs that share one copy of the model."""
-    gpu_memory_utilization: Operational[float] = Field(default=0.9, gt=0, le=1)
-    """Share of each GPU's memory that vLLM takes."""
-    kv_cache_gib: Operational[int] = Field(default=1, ge=1)
-    """KV cache on a CPU, GiB."""
-    enforce_eager: Operational[bool] = False
-    """Skip graph capture and compilation: slower tokens, a much quicker start."""
-    extra_args: Operational[tuple[str, ...]] = ()
-    """Further arguments of the server, as they are; no keys, for they are shown and stored."""
-
-    @field_validator("extra_args")
-    @classmethod
-    def _no_keys(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if any("key" in word or "token=" in word for word in value if word.startswith("--")):
-            raise ValueError("extra_args must carry no key; export VLLM_API_KEY instead")
-        return value
-
-
-class CheckpointModel(Section):
-    """Weights that exist before the run: a local folder, or a hub repository at a revision."""
-
-    kind: Identity[Literal["checkpoint"]]
-    """Weights that exist before the run."""
-    path: Content[ModelPath | None] = None
-    """Folder with safetensors, tokenizer and config.json, or `store:models/NAME` (`polaris model import`);
-    its content hash is the model's identity."""
-    repo: Identity[str | None] = Field(default=None, pattern=REPOSITORY_PATTERN)
-    """`owner/name@revision`, from the store if it was imported there, else from the hub; a moving branch is
-    no identity, so the revision must be given."""
-    dtype: Identity[Literal["bfloat16", "float32"]] = "bfloat16"
-    """Number format in which the model is served and trained."""
-    thinking: Identity[bool] = False
-    """The chat template opens `<think>`: the model reasons first, and only what follows is the story."""
-    serve: Operational[ServeConfig] = ServeConfig()
-    """The model's endpoint."""
-
-    @model_validator(mode="after")
-    def _one_source(self) -> CheckpointModel:
-        if (self.path is None) == (self.repo is None):
-            raise ValueError("give exactly one of path and repo")
-        return self
-
-
-class TrainedModel(Section):
-    """The model that this run's `train` stage makes, of its base model's dtype and thinking mode."""
-
-    kind: Identity[Literal["trained"]]
-    """The model that `train` makes."""
-    serve: Operational[ServeConfig] = ServeConfig()
-    """The model's endpoint."""
-
-
-class EndpointModel(Section):
-    """A model that somebody else serves, OpenAI-compatible."""
-
-    kind: Identity[Literal["endpoint"]]
-    """Served elsewhere."""
-    identity: Identity[str] = Field(min_length=1)
-    """The model's declared identity, for digests and results, for instance `openai/gpt-5.4`."""
-    url: Operational[str] = Field(pattern=URL_PATTERN)
-    """Base URL, up to and with `/v1`."""
-    model: Operational[str] = Field(min_length=1)
-    """The name by which the endpoint knows the model."""
-    api_key_env: Operational[str] = Field(default="OPENAI_API_KEY", pattern=VARIABLE_PATTERN)
-    """Environment variable with the key, or, with `_FILE` behind its name, the path of a file with it."""
-    thinking: Identity[bool] = False
-    """Answers begin with reasoning up to `</think>`."""
-    usd_per_million_prompt_tokens: Operational[float] = Field(default=0.0, ge=0)
-    """Price of what the model reads, US$."""
-    usd_per_million_completion_tokens: Operational[float] = Field(default=0.0, ge=0)
-    """Price of what the model writes, reasoning included, US$."""
-
-    @field_validator("url")
-    @classmethod
-    def _no_credentials(cls, value: str) -> str:
-        return without_credentials(value) or value
-
-
-Model = Annotated[CheckpointModel | TrainedModel | EndpointModel, Field(discriminator="kind")]
 
 
 class DataConfig(Section):
@@ -196,12 +106,20 @@ class JudgeConfig(Section):
     """A story longer than about this many tokens fails instead of overflowing the judge's context."""
     repeats: Identity[int] = Field(default=1, ge=1, le=32)
     """Judgements a story."""
+    reasoning_effort: Identity[Effort | None] = None
+    """How long a reasoning judge thinks; null leaves it to the endpoint."""
+    batch: Operational[bool] = False
+    """Ask by the provider's batch files, at half price and within a day; training never does."""
     concurrency: Operational[int] = Field(default=16, ge=1, le=512)
-    """Calls in flight at once."""
+    """Most calls in flight at once; fewer while the endpoint refuses more than a fifth of them (429)."""
     attempts: Operational[int] = Field(default=6, ge=1, le=20)
-    """Tries of one call, the first included."""
-    timeout_s: Operational[float] = Field(default=600.0, gt=0)
-    """Longest wait for one answer, seconds."""
+    """Tries of one call, the first included; being told to slow down (429) is not one."""
+    timeout_s: Operational[float | None] = Field(default=None, gt=0)
+    """Longest wait for one answer, seconds; null: ten minutes, or `max_tokens` at 20 tokens a second."""
+    deadline_s: Operational[float] = Field(default=3600.0, gt=0)
+    """Longest time for one call with all its tries and waits, seconds."""
+    outage_s: Operational[float] = Field(default=300.0, ge=0)
+    """How long the endpoint may answer nothing at all before the stage gives up, seconds."""
 
 
 class EvaluationConfig(Section):
@@ -269,6 +187,9 @@ class ExecuteConfig(Section):
     """Further attempts of a stage that died or met something transient."""
     service_timeout_s: Operational[float] = Field(default=1800.0, gt=0)
     """Longest wait for a model endpoint's first token, seconds."""
+    budget_usd: Operational[float | None] = Field(default=None, gt=0)
+    """Most that the run's calls to judges may cost by the price table, US$, all processes together; then it
+    stops with exit code 4, keeps everything, and goes on when this is raised. Null is no limit."""
     work_dir: Operational[LocalPath] = Field(default=Path(".polaris/work"), validate_default=True)
     """Scratch space and logs; relative to this file."""
     report_file: Operational[LocalPath] = Field(default=Path(".polaris/report.html"), validate_default=True)
@@ -318,6 +239,29 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _judges_can_be_asked(self) -> RunConfig:
+        """Refuse what a judge's provider does not sell, and a budget that no price could ever spend."""
+        for name, judge in self.judges.items():
+            model, asked = self.models[judge.model], f"models.{judge.model}"
+            outside = isinstance(model, EndpointModel)
+            provider = model.provider if isinstance(model, EndpointModel) else "vllm"
+            sold = providers()[provider]
+            if judge.batch and not (outside and sold.batch):
+                raise ValueError(f"judges.{name}.batch: value true; {asked} ({provider}) has no batch files")
+            effort = judge.reasoning_effort
+            if effort is not None and effort not in sold.reasoning_effort:
+                known = ", ".join(sold.reasoning_effort) or "none, leave it out"
+                raise ValueError(
+                    f"judges.{name}.reasoning_effort: value '{effort}'; {asked} ({provider}) takes: {known}"
+                )
+            if self.execute.budget_usd is not None and outside and not any(self.prices(judge.model)[:2]):
+                raise ValueError(
+                    f"execute.budget_usd: value {self.execute.budget_usd:g}; {asked} has no price; give its"
+                    " usd_per_million_prompt_tokens and usd_per_million_completion_tokens"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _answers_fit(self) -> RunConfig:
         """Refuse an answer's limit that the context of the served model cannot hold."""
         asked = [
@@ -361,12 +305,17 @@ class RunConfig(Section):
             return self.thinking(self.train.base)
         return found.thinking
 
-    def prices(self, model: str) -> tuple[float, float]:
-        """Return USD per million prompt and completion tokens: 0 for a model that this run serves."""
+    def prices(self, model: str) -> tuple[float, float, float | None, float]:
+        """Return the arguments of `polaris.chat.Prices`: nothing costs of a model that this run serves."""
         found = self.models[model]
         if not isinstance(found, EndpointModel):
-            return 0.0, 0.0
-        return found.usd_per_million_prompt_tokens, found.usd_per_million_completion_tokens
+            return 0.0, 0.0, None, 1.0
+        return (
+            found.usd_per_million_prompt_tokens,
+            found.usd_per_million_completion_tokens,
+            found.usd_per_million_cached_prompt_tokens,
+            providers()[found.provider].half_price_tier,
+        )
 
     def dtype(self, model: str) -> str:
         """Return the number format in which a model of this run is served."""

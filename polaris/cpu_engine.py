@@ -12,8 +12,8 @@ import importlib.metadata
 import os
 from typing import Any
 
-from polaris.config import ServeConfig
 from polaris.errors import ConfigError
+from polaris.models import ServeConfig
 
 SERVER_FLAGS = ("--no-enable-chunked-prefill",)
 """A seeded request whose prompt is read in chunks kills vLLM's CPU engine ("CPU Generator does not use

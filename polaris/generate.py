@@ -14,9 +14,10 @@ from typing import Any
 
 from polaris.artifact import from_rows, to_rows
 from polaris.chat import CallFailed, ChatAnswer, ChatRequest, Prices, derived_seed
-from polaris.config import EndpointModel, EvaluationConfig, LengthEvaluation
+from polaris.config import EvaluationConfig, LengthEvaluation
 from polaris.errors import ConfigError, InputError, TransientError
 from polaris.llm import STOP_GRACE_S, Breaker, ChatClient, each
+from polaris.models import EndpointModel
 from polaris.reward.composite import split_thinking
 from polaris.runtime import get_logger, progress
 from polaris.stage import StageContext

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from polaris.config import EndpointModel, RunConfig, TrainedModel
+from polaris.config import RunConfig
 from polaris.errors import FINAL, ConfigError
 from polaris.identity import digest_of, identity_of
 from polaris.kinds import KINDS
+from polaris.models import EndpointModel, TrainedModel
 
 
 @dataclass(frozen=True)

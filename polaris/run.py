@@ -11,7 +11,7 @@ from pathlib import Path
 
 from polaris.artifact import Manifest, artifact_prefix, find_manifest
 from polaris.chat import Endpoint
-from polaris.config import CheckpointModel, EndpointModel, RunConfig, TrainedModel
+from polaris.config import RunConfig
 from polaris.errors import ConfigError
 from polaris.identity import hash_contents
 from polaris.imports import (
@@ -24,6 +24,7 @@ from polaris.imports import (
     local_copy,
 )
 from polaris.load import load
+from polaris.models import CheckpointModel, EndpointModel, TrainedModel
 from polaris.plan import Instance, Plan, plan
 from polaris.runtime import keep_secret
 from polaris.storage import Store, open_store

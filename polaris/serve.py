@@ -13,8 +13,8 @@ from pathlib import Path
 
 from polaris import cpu_engine
 from polaris.artifact import Artifact
-from polaris.config import CheckpointModel, ServeConfig, TrainedModel
 from polaris.errors import ConfigError, InputError
+from polaris.models import CheckpointModel, ServeConfig, TrainedModel
 from polaris.run import Run
 from polaris.runtime import get_logger
 

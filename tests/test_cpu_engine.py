@@ -8,8 +8,8 @@ import types
 import pytest
 
 from polaris import cpu_engine
-from polaris.config import ServeConfig
 from polaris.errors import ConfigError
+from polaris.models import ServeConfig
 
 
 def test_the_server_compiles_nothing_where_it_is_eager() -> None:

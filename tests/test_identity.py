@@ -44,6 +44,8 @@ EXCEPTIONS: dict[Where, str] = {
         "models",
     ): "it decides which instances there are: tests/test_downstream.py",
     ("evaluations", "*", "on_demand"): "the same",
+    ("judges", "local", "batch"): "no server of this run's has batch files; `strict` varies it",
+    ("judges", "local", "reasoning_effort"): "nor does it take an effort",
 }
 
 

@@ -26,6 +26,7 @@ CORE = {
     "s3",
     "artifact",
 }
+CORE |= {"models", "providers", "answers", "limits", "budget", "batch"}
 CORE |= {"fields", "recipe", "chat", "llm", "run", "stage", "cpu_engine", "hashes", "imports", "idle"}
 USES: dict[str, set[str]] = {
     "data": set(),

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from polaris import imports
 from polaris.artifact import MANIFEST, sha256_file
-from polaris.config import CheckpointModel
 from polaris.errors import ConfigError, InputError
 from polaris.identity import hash_contents, hash_of_folder
 from polaris.imports import find_import, model_files, put_import
+from polaris.models import CheckpointModel
 from polaris.storage import FileStore
 
 MODEL = "imports/models/model/"

@@ -18,9 +18,10 @@ from urllib.parse import urlsplit
 from rich.console import Console
 
 from polaris.chat import CallFailed, ChatRequest, Endpoint
-from polaris.config import CheckpointModel, RunConfig, TrainedModel
+from polaris.config import RunConfig
 from polaris.errors import ConfigError, InputError, TransientError
 from polaris.llm import ChatClient
+from polaris.models import CheckpointModel, TrainedModel
 from polaris.recipe import Sampling
 from polaris.run import Run, open_run
 from polaris.text import THINK_END, count_words, length_sentence

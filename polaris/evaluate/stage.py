@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from polaris.artifact import Artifact
-from polaris.config import RunConfig, TrainedModel
+from polaris.config import RunConfig
 from polaris.errors import InputError
 from polaris.evaluate import length, story_quality
 from polaris.evaluate.stories import counts, per_story
+from polaris.models import TrainedModel
 from polaris.stage import StageContext
 from polaris.text import WORD_COUNTER
 

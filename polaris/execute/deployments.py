@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
-from polaris.config import CheckpointModel, TrainedModel
 from polaris.errors import BUG, FINAL, TRANSIENT, PolarisError
 from polaris.execute.ended import Ended, telling_lines
 from polaris.execute.kube import AlreadyExists, Kube
@@ -32,6 +31,7 @@ from polaris.execute.reasons import (
     was_available,
 )
 from polaris.execute.waits import Waits
+from polaris.models import CheckpointModel, TrainedModel
 from polaris.run import Run
 from polaris.runtime import get_logger, redact
 

@@ -168,7 +168,7 @@ def open_judge(config: RunConfig, name: str, endpoint: Endpoint, store: Store, *
         endpoint,
         concurrency=judge.concurrency,
         attempts=judge.attempts,
-        timeout_s=judge.timeout_s,
+        timeout_s=judge.timeout_s or max(600.0, judge.max_tokens / 20),
         cache=Cache(store),
         prices=Prices(*config.prices(judge.model)),
         **options,

@@ -9,10 +9,11 @@ from typing import Any
 
 from polaris.artifact import Manifest, Progress, to_rows
 from polaris.chat import Prices, estimated_tokens
-from polaris.config import EndpointModel, LengthEvaluation
+from polaris.config import LengthEvaluation
 from polaris.errors import InputError, TransientError
 from polaris.execute.manifests import MODEL, Object
 from polaris.generate import Prompt, at_targets, read_prompts
+from polaris.models import EndpointModel
 from polaris.plan import Instance
 from polaris.release.cost import (
     TOKENS_A_WORD,

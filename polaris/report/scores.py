@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from polaris.artifact import Artifact
-from polaris.config import CheckpointModel, RunConfig, TrainedModel
+from polaris.config import RunConfig
+from polaris.models import CheckpointModel, TrainedModel
 from polaris.report.pairs import Written, choose
 
 
