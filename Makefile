@@ -56,6 +56,7 @@ lint: tools ## ruff and mypy, changing nothing
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
+	@MYPYPATH=benchmarks $(PY) -m mypy benchmarks
 	@MYPYPATH=scripts $(PY) -m mypy scripts/environment.py scripts/demo_model.py scripts/cluster_tools.py
 
 .PHONY: format

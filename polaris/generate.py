@@ -16,7 +16,7 @@ from polaris.artifact import from_rows, to_rows
 from polaris.chat import CallFailed, ChatAnswer, ChatRequest, Prices, derived_seed
 from polaris.config import EvaluationConfig, LengthEvaluation
 from polaris.errors import ConfigError, InputError, TransientError
-from polaris.llm import STOP_GRACE_S, Breaker, ChatClient, each
+from polaris.llm import STOP_GRACE_S, ChatClient, each
 from polaris.models import EndpointModel
 from polaris.reward.composite import split_thinking
 from polaris.runtime import get_logger, progress
@@ -30,7 +30,11 @@ from polaris.text import (
 )
 
 ATTEMPTS = 6
-"""Tries of one story, the first included."""
+"""Tries of one story, the first included; being told to slow down is not one."""
+OUTAGE_S = 60.0
+"""How long an endpoint may answer nothing at all before the stage gives up."""
+DEADLINES = 3
+"""A story is given up after so many times the deadline of one try."""
 BASE_TIMEOUT_S = 600.0
 SLOWEST_TOKENS_PER_S = 4.0
 """A story's deadline is `BASE_TIMEOUT_S` and its `max_tokens` at this speed."""
@@ -57,7 +61,6 @@ class Prompt:
 class _Outcome:
     rows: list[Row]
     failed: dict[str, CallFailed] = field(default_factory=dict)
-    breaker: Breaker = field(default_factory=Breaker)
 
 
 def read_prompts(path: Path) -> list[Prompt]:
@@ -141,12 +144,16 @@ def run(context: StageContext) -> None:
     prompts = read_prompts(context.run.local(evaluation.prompts))[: evaluation.limit]
     if isinstance(evaluation, LengthEvaluation) and evaluation.targets:
         prompts = at_targets(prompts, evaluation.targets)
+    timeout_s = BASE_TIMEOUT_S + evaluation.max_tokens / SLOWEST_TOKENS_PER_S
     client = ChatClient(
         context.endpoint(name),
         concurrency=evaluation.concurrency,
         attempts=ATTEMPTS,
-        timeout_s=BASE_TIMEOUT_S + evaluation.max_tokens / SLOWEST_TOKENS_PER_S,
+        timeout_s=timeout_s,
+        deadline_s=DEADLINES * timeout_s,
+        outage_s=OUTAGE_S,
         prices=Prices(*context.config.prices(name)),
+        stopped=lambda: context.stop.requested,
     )
     rows = asyncio.run(_write_all(context, client, evaluation, prompts))
     context.counts |= {
@@ -155,8 +162,7 @@ def run(context: StageContext) -> None:
         "refused": sum(row["finish_reason"] == REFUSED for row in rows),
         "without_story": sum(not row["story"] for row in rows),
         "words": sum(row["words"] for row in rows),
-        "retries": client.usage.retries,
-    }
+    } | client.usage.events()
     context.cost |= client.usage.cost()
     _note(context, name, evaluation)
     context.output.put_rows("stories.jsonl", sorted(rows, key=lambda row: (row["id"], row["sample"])))
@@ -196,8 +202,8 @@ async def _write_all(
             await each(
                 missing,
                 work,
-                width=evaluation.concurrency,
-                stopped=lambda: context.stop.requested or outcome.breaker.open,
+                width=client.width,
+                stopped=lambda: context.stop.requested or client.outage,
                 grace_s=STOP_GRACE_S,
             )
     context.stop.check()
@@ -231,10 +237,8 @@ async def _write_one(
         log.warning(told, id=prompt.id, sample=sample, reason=failed.reason)
         if not refused:
             outcome.failed[f"{prompt.id}, sample {sample}"] = failed
-            outcome.breaker.note(unavailable=failed.unavailable)
             return None
         answer = ChatAnswer("", REFUSED, prompt_tokens=0, completion_tokens=0)
-    outcome.breaker.note(unavailable=False)
     row = _row(client.endpoint.identity, prompt, sample, answer, story_of(answer, thinking=thinking))
     await asyncio.to_thread(context.progress.put, _piece(prompt.id, sample), from_rows([row]))
     outcome.rows.append(row)

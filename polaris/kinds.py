@@ -29,7 +29,7 @@ KINDS = {
     "data": Kind("polaris.data.stage:run", 1),
     "train": Kind("polaris.train.stage:run", 2),
     "generate": Kind("polaris.generate:run", 1),
-    "judge": Kind("polaris.judge.stage:run", 1),
-    "evaluate": Kind("polaris.evaluate.stage:run", 1),
+    "judge": Kind("polaris.judge.stage:run", 2),
+    "evaluate": Kind("polaris.evaluate.stage:run", 2),
     "report": Kind("polaris.report.stage:run", 1),
 }

@@ -37,11 +37,44 @@ class RewardWeights(Section):
     """The optional length reward."""
 
 
+class ThinkingPenalty(Section):
+    """A penalty on long thoughts; the release computes it and loses it."""
+
+    limit: Identity[int] = Field(default=3072, ge=0)
+    """Thinking tokens that cost nothing."""
+    penalty: Identity[float] = Field(default=0.05, ge=0)
+    """What any more cost."""
+
+
+class OverlongPenalty(Section):
+    """A penalty that rises to 1 where `train.max_completion_tokens` cuts; the release loses it too."""
+
+    buffer: Identity[int] = Field(default=512, ge=1)
+    """Tokens before the cut over which it rises from 0."""
+
+
+class DisqualificationGate(Section):
+    """What gives a rollout the lowest Story Quality, whatever else it does; never a human reference."""
+
+    incoherence: Identity[int] = Field(default=7, ge=1, le=20)
+    """N2 from which a story is disqualified."""
+    nonsense: Identity[int] = Field(default=8, ge=1, le=20)
+    """N10 from which a story is disqualified."""
+    share_of_target: Identity[float] = Field(default=0.4, ge=0, le=1)
+    """Share of the target words below which a story is disqualified."""
+
+
 class RewardConfig(Section):
     """The reward r = clip(Σ weight · term) of one story."""
 
     weights: RewardWeights = RewardWeights()
     """Weights in training."""
+    thinking: ThinkingPenalty | None = None
+    """Switches the thinking penalty on; `{}` with the recipe's numbers."""
+    overlong: OverlongPenalty | None = None
+    """Switches the overlong penalty on; `{}` with the recipe's numbers."""
+    disqualify: DisqualificationGate | None = None
+    """Switches the disqualification gate on; `{}` with the recipe's numbers."""
     clip: Identity[float] = Field(default=2.0, gt=0)
     """The reward lies in [−clip, clip]."""
     min_words: Identity[int] = Field(default=150, ge=1)
@@ -59,7 +92,7 @@ class RewardConfig(Section):
     max_failed_share: Operational[float] = Field(default=0.5, ge=0, le=1)
     """Training stops when more than this share of the last judge calls failed."""
     failed_window: Operational[int] = Field(default=100, ge=1)
-    """How many judge calls that share is taken over."""
+    """How many judge calls, of all processes, that share is taken over: the last steps that hold so many."""
 
     @model_validator(mode="after")
     def _floors_below_caps(self) -> RewardConfig:

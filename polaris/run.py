@@ -147,6 +147,7 @@ class Run:
             "none",
             ours=True,
             engine=model.serve.engine,
+            provider="vllm",
             thinking=self.config.thinking(name),
             setting=f"models.{name}",
         )
@@ -199,6 +200,10 @@ def outside_endpoint(name: str, model: EndpointModel) -> Endpoint:
         model.identity,
         _api_key(name, model),
         thinking=model.thinking,
+        provider=model.provider,
+        tier=model.service_tier,
+        requests_per_minute=model.requests_per_minute,
+        tokens_per_minute=model.tokens_per_minute,
         setting=f"models.{name}",
         api_key_env=model.api_key_env,
     )

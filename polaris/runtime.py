@@ -26,6 +26,8 @@ LOG_ENV = "POLARIS_LOG"
 
 _SECRET_NAMES = ("KEY", "SECRET", "TOKEN", "PASSWORD")
 _REDACTED = "[redacted]"
+SHORTEST_SECRET = 8
+"""Characters; what is shorter is no key, and would take words out of texts."""
 _told: set[str] = set()
 
 
@@ -83,7 +85,8 @@ def _text_renderer(colors: bool) -> Any:
 
 def keep_secret(value: str) -> None:
     """Remember a key that no variable's name gives away, so that no log line shows it."""
-    if value:
+    # "none", for a server that wants no key, is a word like any other.
+    if len(value) >= SHORTEST_SECRET:
         _told.add(value)
 
 
@@ -92,7 +95,7 @@ def secrets() -> list[str]:
     found = {
         value
         for name, value in os.environ.items()
-        if len(value) >= 8 and name.upper().split("_")[-1] in _SECRET_NAMES
+        if len(value) >= SHORTEST_SECRET and name.upper().split("_")[-1] in _SECRET_NAMES
     }
     return sorted(found | _told, key=len, reverse=True)
 

@@ -27,7 +27,9 @@ class Reply:
     body: dict[str, Any] | None = None
     message: dict[str, Any] = field(default_factory=dict)
     """Further fields of the message."""
-    usage: dict[str, int] | None = field(
+    tier: str | None = None
+    """The answer's `service_tier`."""
+    usage: dict[str, Any] | None = field(
         default_factory=lambda: {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
     )
     delay_s: float = 0.0
@@ -42,6 +44,8 @@ class FakeEndpoint:
     url: str
     requests: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
+    """The requests' bodies before they were parsed."""
     most_at_once: int = 0
 
 
@@ -55,10 +59,12 @@ def fake_endpoint(reply: Callable[[dict[str, Any], int], Reply]) -> Iterator[Fak
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            request = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            raw = self.rfile.read(int(self.headers["content-length"]))
+            request = json.loads(raw)
             with lock:
                 number = len(found.requests)
                 found.requests.append(request)
+                found.bodies.append(raw)
                 found.headers.append({key.lower(): value for key, value in self.headers.items()})
                 open_now[0] += 1
                 found.most_at_once = max(found.most_at_once, open_now[0])
@@ -84,6 +90,7 @@ def fake_endpoint(reply: Callable[[dict[str, Any], int], Reply]) -> Iterator[Fak
     class Server(ThreadingHTTPServer):
         daemon_threads = True
         block_on_close = False
+        request_queue_size = 128
 
         def handle_error(self, *_: object) -> None:
             pass
@@ -156,7 +163,7 @@ def _completion(reply: Reply) -> dict[str, Any]:
         "model": "fake",
         "choices": [{"index": 0, "message": message, "finish_reason": reply.finish_reason}],
         "usage": reply.usage,
-    }
+    } | ({"service_tier": reply.tier} if reply.tier else {})
 
 
 def error(status: int, message: str = "fault injected", code: str | None = None, **headers: str) -> Reply:

@@ -30,6 +30,7 @@ FULL: dict[str, Any] = {
     },
     "data": {"books": ["/books/a.epub", "/books/b.epub"], "prompts": "/prompts.jsonl"},
     "judges": {"strict": {"model": "outside"}, "local": {"model": "other"}},
+    "reward": {"thinking": {}, "overlong": {}, "disqualify": {}},
     "train": {"base": "base", "judge": "strict"},
     "evaluations": {
         "quality": {

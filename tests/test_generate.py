@@ -191,6 +191,7 @@ def test_a_failed_story_is_transient_and_the_others_are_kept(tmp_path, monkeypat
 
 def test_a_server_that_is_down_is_not_asked_for_every_story(tmp_path, monkeypatch):
     monkeypatch.setattr(generate, "ATTEMPTS", 1)
+    monkeypatch.setattr(generate, "OUTAGE_S", 0.0)
     with fake_endpoint(lambda *_: error(500)) as server:
         with pytest.raises(TransientError):
             run(context_of(tmp_path, server.url, samples=50, concurrency=2))

@@ -26,7 +26,8 @@ CORE = {
     "s3",
     "artifact",
 }
-CORE |= {"models", "providers", "answers", "limits", "budget", "batch"}
+CORE |= {"models", "providers", "answers", "limits", "budget", "batch", "batch_files"}
+CORE |= {"caller", "protocol", "retries"}
 CORE |= {"fields", "recipe", "chat", "llm", "run", "stage", "cpu_engine", "hashes", "imports", "idle"}
 USES: dict[str, set[str]] = {
     "data": set(),
@@ -41,7 +42,7 @@ USES: dict[str, set[str]] = {
     "execute": {"serve", "probe"},
     "check": set(),
     "release": {"execute", "generate", "train"},
-    "cli": {"execute", "serve", "probe", "release", "check"},
+    "cli": {"execute", "serve", "probe", "release", "check", "judge", "reward", "evaluate", "report"},
 }
 """Part of the package → the parts that it may use beside the core and itself."""
 
@@ -81,7 +82,8 @@ def test_imports_go_one_way(path: Path) -> None:
 
 def test_the_judge_proper_does_not_know_the_reward() -> None:
     for path in (ROOT / "judge").glob("*.py"):
-        if path.name != "stage.py":
+        # A row of results holds the overall, and that is the reward's to add up.
+        if path.name not in ("stage.py", "rows.py"):
             assert not [name for name in imported(path) if name.startswith("reward")], path.name
 
 

@@ -14,6 +14,7 @@ import pytest
 from fake_endpoint import FakeEndpoint, Reply, error, fake_endpoint
 from structlog.testing import capture_logs
 
+from polaris.answers import Cache
 from polaris.chat import (
     CallFailed,
     ChatAnswer,
@@ -22,11 +23,10 @@ from polaris.chat import (
     Prices,
     Usage,
     derived_seed,
-    retry_after_s,
 )
 from polaris.errors import ConfigError, TransientError
-from polaris.llm import Cache, ChatClient, cache_key
-from polaris.recipe import Sampling
+from polaris.llm import ChatClient
+from polaris.protocol import retry_after_s
 from polaris.storage import FileStore
 
 CANARY = "sk-canary-0123456789"
@@ -199,7 +199,7 @@ def test_concurrency_is_bounded():
     assert 2 <= server.most_at_once <= 3
 
 
-def test_an_identical_call_is_answered_by_the_cache_and_free(tmp_path):
+def test_an_identical_call_is_answered_by_the_cache_and_tells_what_it_took(tmp_path):
     with fake_endpoint(lambda _, number: Reply(f"answer {number}")) as server:
         prices = Prices(prompt=1e6, completion=2e6)
         first = client_of(server, cache=Cache(FileStore(tmp_path)), prices=prices)
@@ -207,7 +207,7 @@ def test_an_identical_call_is_answered_by_the_cache_and_free(tmp_path):
         moved = client_of(server, cache=Cache(FileStore(tmp_path)), prices=prices)
         [kept] = ask(moved)
     assert len(server.requests) == 1
-    assert (kept.text, kept.cached, kept.usd) == (paid.text, True, 0.0)
+    assert (kept.text, kept.cached, kept.usd) == (paid.text, True, paid.usd)
     assert paid.usd == 10 + 2 * 5
     assert first.usage.cost() == {
         "calls": 1, "cached_calls": 0, "prompt_tokens": 10, "completion_tokens": 5, "usd": 20.0,
@@ -245,32 +245,6 @@ def test_cut_blank_and_refused_answers_are_never_cached(tmp_path, planned):
     assert list(FileStore(tmp_path).list("cache/")) == []
 
 
-def test_the_cache_key_holds_what_decides_an_answer_and_no_more():
-    def key(identity: str = "m", repeat: int = 0, **changed) -> str:
-        values = {"messages": ASKED.messages, "max_tokens": 64} | changed
-        return cache_key(identity, ChatRequest(**values), repeat)
-
-    different = [
-        key(),
-        key("other"),
-        key(repeat=1),
-        key(max_tokens=65),
-        key(schema={"type": "object"}),
-        key(thinking=True),
-        key(sampling=Sampling(temperature=0.5)),
-        key(messages=({"role": "user", "content": "Of a hen."},)),
-    ]
-    assert len(set(different)) == len(different)
-    assert key(seed=5) == key()
-
-
-def test_of_two_writers_of_one_key_the_first_counts(tmp_path):
-    cache = Cache(FileStore(tmp_path))
-    first, second = (ChatAnswer(text, "stop", 1, 1) for text in ("first", "second"))
-    assert cache.put("ab", first) == first
-    assert cache.put("ab", second).text == "first"
-
-
 def test_a_forgotten_answer_is_asked_for_again(tmp_path):
     with fake_endpoint(lambda _, number: Reply(f"answer {number}")) as server:
         client = client_of(server, cache=Cache(FileStore(tmp_path)))
@@ -279,37 +253,6 @@ def test_a_forgotten_answer_is_asked_for_again(tmp_path):
         for _ in range(2):
             asyncio.run(client.forget(ASKED))
         assert [answer.text for answer in ask(client) + ask(client, repeat=1)] == ["answer 2", "answer 0"]
-
-
-def test_a_corrupt_cache_entry_is_a_miss_and_is_replaced(tmp_path):
-    store = FileStore(tmp_path)
-    key = cache_key("fake/model", ASKED, 0)
-    store.put(f"cache/judge/{key[:2]}/{key}.json", b'{"text": "half')
-    with fake_endpoint(replies(Reply("whole"))) as server:
-        [answer] = ask(client_of(server, cache=Cache(store)))
-    kept = Cache(store).get(key)
-    assert answer.text == "whole"
-    assert kept is not None
-    assert kept.text == "whole"
-
-
-def test_a_model_of_ours_is_told_everything_and_another_only_what_differs():
-    request = ChatRequest(
-        messages=ASKED.messages,
-        max_tokens=64,
-        sampling=Sampling(temperature=1.0, top_p=0.9, top_k=20, repetition_penalty=1.1),
-        schema={"type": "object"},
-        seed=7,
-    )
-    with fake_endpoint(replies(Reply("A fox."))) as server:
-        ask(client_of(server, ours=True), request)
-        ask(client_of(server), request)
-    ours, theirs = server.requests
-    told = ("temperature", "top_p", "top_k", "repetition_penalty", "min_p", "seed", "max_tokens")
-    assert [ours[name] for name in told] == [1.0, 0.9, 20, 1.1, 0.0, 7, 64]
-    assert ours["chat_template_kwargs"] == {"enable_thinking": False}
-    assert set(theirs) == {"model", "messages", "max_completion_tokens", "top_p", "response_format"}
-    assert theirs["response_format"]["json_schema"]["schema"] == {"type": "object"}
 
 
 def test_seeds_depend_on_their_parts_alone():

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from polaris.errors import ConfigError
-from polaris.llm import Breaker, each
+from polaris.llm import each
 
 
 def test_each_bounds_its_width_and_stops_beginning():
@@ -54,10 +54,3 @@ def test_each_gives_what_is_under_way_its_grace_and_no_more():
     stopped = iter([False, False])
     asyncio.run(each([1], work, width=1, stopped=lambda: next(stopped, True), grace_s=0.3))
     assert time.monotonic() - begun < 60
-
-
-def test_a_breaker_opens_after_failures_in_a_row():
-    breaker = Breaker(after=2)
-    for unavailable, is_open in ((True, False), (False, False), (True, False), (True, True)):
-        breaker.note(unavailable=unavailable)
-        assert breaker.open == is_open

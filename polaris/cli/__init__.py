@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from polaris.cli import check, config, imports, inspect, model, run
+from polaris.cli import check, config, imports, inspect, judge, model, reward, run
 
 app = typer.Typer(
     name="polaris",
@@ -20,9 +20,14 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (run, inspect, model, check):
+for module in (run, inspect, model, check, reward):
     module.register(app)
-for name, group in (("config", config.app), ("model", imports.models), ("data", imports.data)):
+for name, group in (
+    ("config", config.app),
+    ("model", imports.models),
+    ("data", imports.data),
+    ("judge", judge.app),
+):
     app.add_typer(group, name=name)
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from polaris.budget import Books, prefix_of, spent_in
 from polaris.release.cost import COMPLETION_TOKENS, PROMPT_TOKENS, Costs, Forecast, Spent, Work, forecast
 from polaris.release.spending import prices_of
 from polaris.run import Run
@@ -34,8 +35,11 @@ def print_costs(
     said = [*said, *costs.assumptions]
     if costs.gpu_hours is not None and gpu_hour_usd is not None:
         said.append(f"a GPU costs {gpu_hour_usd:g} USD an hour (--gpu-hour-usd)")
+    budget = run.config.execute.budget_usd
+    books = spent_in(run.store, prefix_of(run.config)) if budget is not None else None
     if as_json:
         found = asdict(costs) | {"assumptions": said, "gpu_hour_usd": gpu_hour_usd}
+        found["budget"] = {"usd": budget, **asdict(books)} if books else None
         print(json.dumps(found, indent=1))
         return
     console = Console(highlight=False)
@@ -44,6 +48,8 @@ def print_costs(
     console.print(_table(run, costs, gpu_hour_usd, wide=console.width >= WIDE))
     for line in _sums(costs, gpu_hour_usd):
         console.print(line, soft_wrap=True)
+    if budget is not None and books is not None:
+        console.print(_budget(budget, books, costs), soft_wrap=True)
     for line in said:
         console.print(Text.assemble(("· ", "dim"), line), soft_wrap=True)
 
@@ -79,8 +85,9 @@ def _hours(seconds: float | None, factor: float) -> str:
 def _sums(costs: Costs, gpu_hour_usd: float | None) -> list[str]:
     unknown = [row.work.name for row in costs.rows if row.to_come is None]
     more = f", and those of {', '.join(unknown)}, which nobody can tell yet" if unknown else ""
+    saved = f" (about {costs.saved:,.2f} more without batch and flex)" if costs.saved >= 0.005 else ""
     found = [
-        f"So far: {_called(costs.spent)}",
+        f"So far: {_called(costs.spent)}{saved}",
         f"To come: {_called(costs.to_come)}{more}",
         f"In all: {_called(costs.spent + costs.to_come)}",
     ]
@@ -89,6 +96,16 @@ def _sums(costs: Costs, gpu_hour_usd: float | None) -> list[str]:
             usd = "" if gpu_hour_usd is None else f", {hours * gpu_hour_usd:,.2f} USD"
             found[at] += f" · {hours:,.2f} GPU-hours{usd}"
     return found
+
+
+def _budget(usd: float, books: Books, costs: Costs) -> str:
+    """Return what is spent of the budget, and on a second line that the judges' calls to come do not fit."""
+    held = f", {books.held:,.2f} held by processes that run or were killed" if books.held >= 0.005 else ""
+    found = f"Budget: {usd:,.2f} USD, {books.spent:,.2f} spent{held}"
+    judged = sum(row.to_come.usd for row in costs.rows if row.to_come and row.work.tokens_left is None)
+    if judged <= usd - books.spent:
+        return found
+    return f"{found}\nThe judges' calls to come need {judged:,.2f} USD: raise execute.budget_usd"
 
 
 def _called(spent: Spent) -> str:

@@ -141,12 +141,12 @@ def _endpoint(model: str | None, config: Path) -> Iterator[tuple[Endpoint, int |
     if not isinstance(found, CheckpointModel | TrainedModel):
         yield run.endpoint(name), None
         return
-    with _served(run, name) as endpoint:
+    with served(run, name) as endpoint:
         yield endpoint, found.serve.max_model_len
 
 
 @contextmanager
-def _served(run: Run, name: str) -> Iterator[Endpoint]:
+def served(run: Run, name: str) -> Iterator[Endpoint]:
     """Serve a model of the run while the block lasts."""
     from polaris.execute.local import LocalExecutor
 

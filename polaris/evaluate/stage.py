@@ -15,6 +15,8 @@ from polaris.config import RunConfig
 from polaris.errors import InputError
 from polaris.evaluate import length, story_quality
 from polaris.evaluate.stories import counts, per_story
+from polaris.judge.readings import FAILURES, SCORES, Lengths, Source, panel
+from polaris.judge.reliability import of_judge
 from polaris.models import TrainedModel
 from polaris.stage import StageContext
 from polaris.text import WORD_COUNTER
@@ -73,6 +75,7 @@ def run(context: StageContext) -> None:
         "n_failed": quality["n_failed"],
         **computed,
         **counts(rows),
+        "reliability": _reliability(context.inputs[f"judge.{model}.{name}"], rows, seed, resamples),
         "paired": _paired(context, model, name, rows),
         "per_story": rows,
     }
@@ -109,6 +112,15 @@ def _rows(context: StageContext, model: str, name: str) -> Rows:
     judge: Artifact = context.inputs[f"judge.{model}.{name}"]
     stories = context.inputs[f"generate.{model}.{name}"].rows("stories.jsonl")
     return per_story(stories, judge.rows("scores.jsonl"), judge.rows("failures.jsonl"))
+
+
+def _reliability(judge: Artifact, rows: Rows, seed: int, resamples: int) -> dict[str, Any] | None:
+    """Return what the judge's repeats tell about it; None when no story was judged more than once."""
+    lengths = {(row["id"], row["sample"]): Lengths(row["words"], row["target"]) for row in rows}
+    found = panel([Source(SCORES, judge.rows(SCORES), judge.rows(FAILURES))], lengths)
+    if max((len(said) for rater in found.raters for said in rater.readings.values()), default=0) < 2:
+        return None
+    return of_judge(found.raters[0], found, seed=seed, resamples=resamples)
 
 
 def _paired(context: StageContext, model: str, name: str, rows: Rows) -> dict[str, Any] | None:

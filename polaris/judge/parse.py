@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from polaris.judge.rubric import Form, checked_form, load_rubric
+from polaris.runtime import redact
 from polaris.text import encodable
 
 
@@ -187,13 +188,32 @@ def quote_validity(quotes: Sequence[str], story: str) -> float | None:
     return found / len(quotes)
 
 
-_MARKS = re.compile("[\"'`\u00b4\u00ab\u00bb\u2018-\u201f\u2032-\u2037\u2039\u203a\u300c-\u300f\uff02\uff07]")
-_SPACE = re.compile(r"\s+")
+_MARKS = frozenset(
+    "\"'`\u00b4\u00ab\u00bb\u2039\u203a\uff02\uff07"
+    + "".join(map(chr, (*range(0x2018, 0x2020), *range(0x2032, 0x2038), *range(0x300C, 0x3010))))
+)
 
 
 def _normalised(text: str) -> str:
-    visible = "".join(char for char in encodable(text) if unicodedata.category(char) != "Cf")
-    return _SPACE.sub(" ", _MARKS.sub("'", visible))
+    """Return the text without invisible characters (Cf), every quotation mark as ', each white space as one.
+
+    It runs for every judgement of a whole story, so characters are looked at once each, not wherever they
+    stand; ASCII has no invisible ones.
+    """
+    if not text.isascii() or "\0" in text:
+        text = encodable(text)
+    found = set(text)
+    for char in found:
+        if not char.isascii() and unicodedata.category(char) == "Cf":
+            text = text.replace(char, "")
+    for mark in found & _MARKS:
+        text = text.replace(mark, "'")
+    if not text:
+        return text
+    # As re.sub(r"\s+", " ", text), only faster.
+    before, after = (" " if edge.isspace() else "" for edge in (text[0], text[-1]))
+    words = text.split()
+    return f"{before}{' '.join(words)}{after}" if words else " "
 
 
 _MARKDOWN_FENCE = re.compile(r"\s*```(?:json)?[ \t]*\n(.*)\n[ \t]*```\s*", re.DOTALL | re.IGNORECASE)
@@ -306,6 +326,6 @@ def _kind(value: object) -> str:
 
 
 def _named(key: object) -> str:
-    """Name a key that the judge made up, cut short: it could be a piece of the story."""
-    name = repr(key)
+    """Name a key that the judge made up, cut short: it may be a piece of the story, or repeat an API key."""
+    name = repr(redact(key) if isinstance(key, str) else key)
     return name if len(name) <= 24 else f"{name[:21]}...'"

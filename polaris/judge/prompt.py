@@ -8,9 +8,11 @@ the same messages, so that the judge's cache and the provider's prefix cache hol
 from __future__ import annotations
 
 import hashlib
+import json
 import re
+from functools import cache
 
-from polaris.judge.rubric import Form, load_rubric, render_prompt
+from polaris.judge.rubric import Form, json_schema, load_rubric, render_prompt
 from polaris.text import encodable, without_length_sentence
 
 BREAKER = "\N{WORD JOINER}"
@@ -34,11 +36,12 @@ _BRACKETED = (
 _CONTROL_TOKEN = re.compile("|".join((_BARRED, _NAMED, _DOUBLED, _BRACKETED)))
 
 
-def messages(prompt: str, story: str, form: Form) -> list[dict[str, str]]:
+def messages(prompt: str, story: str, form: Form, *, schema: bool = False) -> list[dict[str, str]]:
     """Return the system and the user message (`role`, `content`) for one story.
 
     What calls share comes first: the rubric, then the writing prompt without its length sentence, then
-    the story. Both contents are valid UTF-8 whatever the inputs hold.
+    the story. Both contents are valid UTF-8 whatever the inputs hold. With `schema` the answer's JSON schema
+    ends the system message, for an endpoint that does not enforce one.
 
     Raises:
         ValueError: `form` is neither `full` nor `compact`.
@@ -53,7 +56,17 @@ def messages(prompt: str, story: str, form: Form) -> list[dict[str, str]]:
             load_rubric().request[form].strip(),
         )
     )
-    return [{"role": "system", "content": render_prompt(form)}, {"role": "user", "content": user}]
+    system = _system(form, schema=schema)
+    return [{"role": "system", "content": system}, {"role": "user", "content": user}]
+
+
+@cache
+def _system(form: Form, *, schema: bool) -> str:
+    """Return what all calls share; kept, since a stage holds thousands of requests at once."""
+    if not schema:
+        return render_prompt(form)
+    written = json.dumps(json_schema(form), separators=(",", ":"))
+    return f"{render_prompt(form)}\n\nThe JSON schema of the answer:\n{written}"
 
 
 def as_seen(text: str) -> str:

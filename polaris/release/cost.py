@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 from polaris.chat import Prices
 from polaris.execute.manifests import Object
@@ -55,8 +55,9 @@ class Spent:
 class Work:
     """One instance, or one model's server: what it spent, and what is left of it.
 
-    `asked` is the model that is paid for its calls ('' for none), `calls_left` None where nobody can tell
-    yet. `tokens_left` are known for stories, whose targets say how long they get. Times are seconds.
+    `asked` is the model that is paid for its calls ('' for none), `tier` how it is asked, `calls_left` None
+    where nobody can tell yet. `tokens_left` are known for stories, whose targets say how long they get.
+    `saved` are the US$ that batch and flex saved, about. Times are seconds.
     """
 
     name: str
@@ -68,6 +69,8 @@ class Work:
     wall_s: float | None = None
     gpu_s: float | None = None
     gpu_s_left: float | None = None
+    tier: Literal["standard", "flex", "batch"] = "standard"
+    saved: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ class Costs:
 
     rows: list[Forecast]
     spent: Spent
+    saved: float
     to_come: Spent
     gpu_hours: float | None
     gpu_hours_left: float | None
@@ -113,14 +117,15 @@ def forecast(
             reads, writes = a_call[0] * work.calls_left, a_call[1] * work.calls_left
             said.append(why)
         price = prices.get(work.asked, Prices())
-        usd = price.usd(round(reads), round(writes))
+        usd = price.usd(round(reads), round(writes), tier=work.tier)
         rows.append(Forecast(work, Spent(work.calls_left, reads, writes, usd)))
-    said += [_price_said(name, prices.get(name, Prices())) for name in _asked(works)]
+    said += [_price_said(name, prices.get(name, Prices()), works) for name in _asked(works)]
     hours = [work.gpu_s / 3600 for work in works if work.gpu_s is not None]
     left = [work.gpu_s_left / 3600 for work in works if work.gpu_s_left is not None]
     return Costs(
         rows,
         sum((work.spent for work in works), Spent()),
+        sum(work.saved for work in works),
         sum((row.to_come for row in rows if row.to_come), Spent()),
         sum(hours) if hours else None,
         sum(left) if left else None,
@@ -145,11 +150,36 @@ def _asked(works: Sequence[Work]) -> list[str]:
     return list(dict.fromkeys(work.asked for work in works if work.asked))
 
 
-def _price_said(name: str, price: Prices) -> str:
+def _price_said(name: str, price: Prices, works: Sequence[Work]) -> str:
     if not price.prompt and not price.completion:
         return f"{name} costs nothing a token by its settings: served by this run, or no price is given"
     costs = f"{price.prompt:g} USD a million tokens read and {price.completion:g} written"
-    return f"{name} costs {costs} (models.{name}.usd_per_million_*)"
+    said = f"{name} costs {costs} (models.{name}.usd_per_million_*)"
+    tiers = {work.tier for work in works if work.asked == name and work.calls_left != 0}
+    if "batch" in tiers:
+        said += f"; {_part(price)} by batch"
+    if "flex" in tiers:
+        said += f"; {_part(price)} by flex, as long as that has room"
+    return said
+
+
+def _part(price: Prices) -> str:
+    return "half price" if price.half_price_tier == 0.5 else f"{price.half_price_tier:g} of the price"
+
+
+def cheaper(name: str, counts: Mapping[str, float], spent: Spent, price: Prices) -> tuple[float, list[str]]:
+    """Return about what batch and flex saved an instance, US$, and a sentence on each.
+
+    `counts` are its manifest's. Its calls count as equally long: their costs are not kept one by one.
+    """
+    found = {"by batch": counts.get("batch_calls", 0), "by flex": counts.get("flex_calls", 0)}
+    said = [
+        f"{name}: {calls:,.0f} of {spent.calls:,.0f} calls {how} at {_part(price)}"
+        for how, calls in found.items()
+        if calls
+    ]
+    share = min(1.0, sum(found.values()) / spent.calls) if spent.calls else 0.0
+    return spent.usd / (1 - share * (1 - price.half_price_tier)) - spent.usd, said
 
 
 def training_calls(steps: int, prompts: int, train: TrainConfig) -> int:

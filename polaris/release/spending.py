@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from polaris.artifact import Manifest, Progress, to_rows
 from polaris.chat import Prices, estimated_tokens
@@ -20,6 +20,7 @@ from polaris.release.cost import (
     Spent,
     Work,
     at_least,
+    cheaper,
     pods_time,
     story_tokens,
     template_gpus,
@@ -82,6 +83,7 @@ def works_of(
             continue
         progress = cluster.progress.get(name, {}) if cluster else {}
         work = _work(run, instance, manifests, progress, steps, said)
+        work = replace(work, tier=_tier(run, instance, work.asked))
         works.append(_timed(work, instance, manifests[name], cluster, said))
     if cluster is not None:
         works += _servers(run, manifests, cluster, said)
@@ -101,7 +103,12 @@ def _work(
     if manifest is not None:
         spent = Spent.of(manifest.cost)
         tokens = (0.0, 0.0) if instance.kind == "generate" else None
-        return Work(instance.name, "complete", asked, spent, 0.0, tokens)
+        work = Work(instance.name, "complete", asked, spent, 0.0, tokens)
+        if not asked:
+            return work
+        saved, how = cheaper(instance.name, manifest.counts, spent, Prices(*run.config.prices(asked)))
+        said += how
+        return replace(work, saved=saved)
     if instance.kind == "train":
         return _training(run, instance, asked, manifests["data"], steps, said)
     if instance.kind == "judge" and asked:
@@ -121,6 +128,17 @@ def _asked(run: Run, instance: Instance) -> str:
     if instance.kind == "generate" and isinstance(config.models[instance.params["model"]], EndpointModel):
         return instance.params["model"]
     return ""
+
+
+def _tier(run: Run, instance: Instance, asked: str) -> Literal["standard", "flex", "batch"]:
+    """Return how an instance asks the model that it pays for; training never asks by batch."""
+    config = run.config
+    if instance.kind == "judge":
+        judge = config.judges[config.evaluations[instance.params["evaluation"]].judge]
+        if judge.batch:
+            return "batch"
+    model = config.models.get(asked)
+    return model.service_tier if isinstance(model, EndpointModel) else "standard"
 
 
 def _training(

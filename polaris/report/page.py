@@ -12,6 +12,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from polaris.report.figures import evaluation_figures, training_figures
+from polaris.report.judge_figures import run_figures
 
 TEMPLATE = "page.html.j2"
 ABSENT = "–"
@@ -21,39 +22,54 @@ KINDS = ("story-quality", "length")
 
 def render(facts: Mapping[str, Any]) -> str:
     """Return the page. Stories, prompts, titles and reasons are untrusted: all of them are escaped."""
-    environment = Environment(
+    colours = {model["name"]: model["colour"] for model in facts["models"]}
+    training = facts["training"]
+    drawings = {
+        "training": _marked(training_figures(training)) if training else [],
+        "evaluations": {
+            evaluation["name"]: marked(evaluation_figures(evaluation, colours))
+            for evaluation in facts["evaluations"]
+        },
+        "judges": {
+            evaluation["name"]: marked(run_figures(evaluation, colours))
+            for evaluation in facts["evaluations"]
+        },
+    }
+    kinds = {kind: [found for found in facts["evaluations"] if found["kind"] == kind] for kind in KINDS}
+    return (
+        environment()
+        .get_template(TEMPLATE)
+        .render(
+            **facts,
+            quality=kinds["story-quality"],
+            length=kinds["length"],
+            drawings=drawings,
+            colours=colours,
+            models_judged={result["model"] for entry in facts["evaluations"] for result in entry["models"]},
+            caveat_of={caveat["judge"]: caveat["text"] for caveat in facts["caveats"]},
+            config_text=yaml.safe_dump(facts["config"], sort_keys=False, allow_unicode=True, width=88),
+        )
+    )
+
+
+def environment() -> Environment:
+    """Return what renders every page: texts are escaped, a name that is not there is an error."""
+    found = Environment(
         autoescape=True,
         loader=FunctionLoader(_source),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
+    found.filters.update(
         number=number, signed=signed, percent=percent, duration=duration, moment=moment, size=size
     )
-    colours = {model["name"]: model["colour"] for model in facts["models"]}
-    training = facts["training"]
-    drawings = {
-        "training": _marked(training_figures(training)) if training else [],
-        "evaluations": {
-            evaluation["name"]: {
-                key: Markup(svg) if svg else None
-                for key, svg in evaluation_figures(evaluation, colours).items()
-            }
-            for evaluation in facts["evaluations"]
-        },
-    }
-    kinds = {kind: [found for found in facts["evaluations"] if found["kind"] == kind] for kind in KINDS}
-    return environment.get_template(TEMPLATE).render(
-        **facts,
-        quality=kinds["story-quality"],
-        length=kinds["length"],
-        drawings=drawings,
-        colours=colours,
-        models_judged={result["model"] for entry in facts["evaluations"] for result in entry["models"]},
-        caveat_of={caveat["judge"]: caveat["text"] for caveat in facts["caveats"]},
-        config_text=yaml.safe_dump(facts["config"], sort_keys=False, allow_unicode=True, width=88),
-    )
+    return found
+
+
+def marked(drawings: Mapping[str, str | None]) -> dict[str, Markup | None]:
+    """Return drawings as markup that a page takes as it is."""
+    return {key: Markup(svg) if svg else None for key, svg in drawings.items()}
 
 
 def number(value: float | None, digits: int = 1) -> str:

@@ -56,7 +56,7 @@ _STYLE = {
     "legend.borderaxespad": 0.2,
     "axes.unicode_minus": True,
 }
-_WIDTH = 5.0
+WIDTH = 5.0
 """Inches; at 72 units an inch, 10-point text stays legible when a phone shows the figure 330 px wide."""
 
 Values = Sequence[float | None]
@@ -124,9 +124,9 @@ def curves(name: str, alt: str, steps: Sequence[float], panels: Sequence[Panel])
     shown = [panel for panel in panels if panel.drawable()]
     if not shown or not steps:
         return None
-    with matplotlib.rc_context(_style(name)):
+    with matplotlib.rc_context(style(name)):
         figure = Figure(
-            figsize=(_WIDTH, 2.9 if len(shown) == 1 else 1.75 * len(shown) + 0.2), layout="constrained"
+            figsize=(WIDTH, 2.9 if len(shown) == 1 else 1.75 * len(shown) + 0.2), layout="constrained"
         )
         rows: Any = figure.subplots(len(shown), 1, sharex=True, squeeze=False)
         for axes, panel in zip(rows[:, 0], shown, strict=True):
@@ -136,7 +136,7 @@ def curves(name: str, alt: str, steps: Sequence[float], panels: Sequence[Panel])
         last.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         margin = max(0.4, 0.02 * (max(steps) - min(steps)))
         last.set_xlim(min(steps) - margin, max(steps) + margin)
-        return _svg(figure, name, alt)
+        return svg(figure, name, alt)
 
 
 def lengths(name: str, alt: str, models: Sequence[Points]) -> str | None:
@@ -144,8 +144,8 @@ def lengths(name: str, alt: str, models: Sequence[Points]) -> str | None:
     shown = [model for model in models if model.stories]
     if not shown:
         return None
-    with matplotlib.rc_context(_style(name)):
-        figure = Figure(figsize=(_WIDTH, 3.7), layout="constrained")
+    with matplotlib.rc_context(style(name)):
+        figure = Figure(figsize=(WIDTH, 3.7), layout="constrained")
         axes = figure.subplots()
         far = 1.06 * max(target for model in shown for target, _, _ in model.stories)
         axes.fill_between([0, far], [0, 0.8 * far], [0, 1.2 * far], color=MUTED, alpha=0.14, linewidth=0)
@@ -178,8 +178,8 @@ def lengths(name: str, alt: str, models: Sequence[Points]) -> str | None:
         axes.set_ylim(-0.02 * top, 1.04 * top)
         axes.set_xlabel("target, words")
         axes.set_ylabel("written, words")
-        _legend(axes)
-        return _svg(figure, name, alt)
+        legend(axes)
+        return svg(figure, name, alt)
 
 
 def courses(
@@ -191,8 +191,8 @@ def courses(
         return None
     targets = [target for model in shown for target, *_ in model.points]
     step = 0.012 * max(targets)
-    with matplotlib.rc_context(_style(name)):
-        figure = Figure(figsize=(_WIDTH, 3.1), layout="constrained")
+    with matplotlib.rc_context(style(name)):
+        figure = Figure(figsize=(WIDTH, 3.1), layout="constrained")
         axes = figure.subplots()
         if ideal is not None:
             axes.axhspan(0.8 * ideal, 1.2 * ideal, color=MUTED, alpha=0.14, linewidth=0)
@@ -209,16 +209,16 @@ def courses(
         axes.set_xlim(0, 1.06 * max(targets))
         axes.set_xlabel("target, words")
         axes.set_ylabel(unit)
-        _legend(axes)
-        return _svg(figure, name, alt)
+        legend(axes)
+        return svg(figure, name, alt)
 
 
 def intervals(name: str, alt: str, rows: Sequence[Interval], unit: str) -> str | None:
     """Return one dot with its 95 % interval a row, over the single scores behind it."""
     if not rows:
         return None
-    with matplotlib.rc_context(_style(name)):
-        figure = Figure(figsize=(_WIDTH, 0.75 + 0.62 * len(rows)), layout="constrained")
+    with matplotlib.rc_context(style(name)):
+        figure = Figure(figsize=(WIDTH, 0.75 + 0.62 * len(rows)), layout="constrained")
         axes = figure.subplots()
         for height, row in enumerate(reversed(rows)):
             colour = SERIES[row.colour % len(SERIES)]
@@ -234,7 +234,7 @@ def intervals(name: str, alt: str, rows: Sequence[Interval], unit: str) -> str |
         axes.grid(axis="y", visible=False)
         axes.spines["left"].set_visible(False)
         axes.set_xlabel(unit)
-        return _svg(figure, name, alt)
+        return svg(figure, name, alt)
 
 
 def _panel(axes: Any, steps: Sequence[float], panel: Panel) -> None:
@@ -247,11 +247,11 @@ def _panel(axes: Any, steps: Sequence[float], panel: Panel) -> None:
             low = [value - half for value, half in zip(values, spread, strict=True)]
             high = [value + half for value, half in zip(values, spread, strict=True)]
             axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
-        style: dict[str, Any] = {"linewidth": 1.8 if few else 1.2}
+        drawn: dict[str, Any] = {"linewidth": 1.8 if few else 1.2}
         if line.dashed:
-            style["dashes"] = (5, 2.5) if few else (1.5, 1)
+            drawn["dashes"] = (5, 2.5) if few else (1.5, 1)
         axes.plot(
-            steps, values, color=colour, label=line.label, marker="o" if few else "", markersize=3.2, **style
+            steps, values, color=colour, label=line.label, marker="o" if few else "", markersize=3.2, **drawn
         )
     if panel.log:
         axes.set_yscale("log")
@@ -264,10 +264,11 @@ def _panel(axes: Any, steps: Sequence[float], panel: Panel) -> None:
         axes.axhline(value, color=SERIES[5], linewidth=1.1, dashes=(2, 2), label=text)
     axes.set_title(panel.title, loc="left", fontsize=10, color=INK)
     if len(panel.drawable()) > 1 or panel.limit is not None:
-        _legend(axes)
+        legend(axes)
 
 
-def _legend(axes: Any) -> None:
+def legend(axes: Any) -> None:
+    """Put the legend below a figure's only axes, or into one of several."""
     if len(axes.figure.axes) > 1:
         axes.legend(loc="best")
         return
@@ -284,11 +285,12 @@ def _number(value: float | None, log: bool) -> float:
     return float(value) if value is not None and _shown(value, log) else math.nan
 
 
-def _style(name: str) -> dict[Any, Any]:
+def style(name: str) -> dict[Any, Any]:
+    """Return the settings that every drawing is made with; `name` makes its ids its own."""
     return {**_STYLE, "svg.hashsalt": name}
 
 
-def _svg(figure: Any, name: str, alt: str) -> str:
+def svg(figure: Any, name: str, alt: str) -> str:
     """Return the figure as an `<svg>` element for an HTML page: no prolog, no metadata, ids of its own."""
     buffer = io.StringIO()
     FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})

@@ -18,8 +18,9 @@ from polaris.reward.shape import (
     length_penalty,
     length_reward,
     self_repetition,
+    tokens_and_words,
 )
-from polaris.text import THINK_END, WORD_COUNTER, count_words
+from polaris.text import THINK_END, WORD_COUNTER
 
 CLIP = (-2.0, 2.0)
 """Bounds of the reward."""
@@ -158,14 +159,14 @@ def score_story(
 
     """
     story = text or ""
-    words = count_words(story)
-    blank = blank_penalty(story, floors.min_words)
+    tokens, words = tokens_and_words(story)
+    blank = blank_penalty(story, floors.min_words, words=words)
     quality = None
     if judgement is not None:
         quality = story_quality(judgement, gate=gate, words=words, target=target, is_reference=is_reference)
     return Components(
         quality=quality,
-        repetition=self_repetition(story),
+        repetition=self_repetition(story, tokens),
         length=length_penalty(words, target, floors),
         blank=blank,
         length_reward=length_reward(words, target, floors, blank=bool(blank)),

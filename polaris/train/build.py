@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +16,16 @@ from trl import GRPOConfig
 
 from polaris import cpu_engine
 from polaris.artifact import to_rows
+from polaris.budget import Budget, open_budget
 from polaris.chat import Usage
 from polaris.config import RunConfig
+from polaris.errors import ConfigError
 from polaris.judge.parse import Judgement
-from polaris.judge.score import Judge, open_judge
+from polaris.judge.score import open_judge
 from polaris.recipe import TrainConfig
 from polaris.storage import open_store
 from polaris.train import references
+from polaris.train.agreement import Agreement
 from polaris.train.dataset import training_rows
 from polaris.train.job import COUNTS, Job, judge_endpoint
 from polaris.train.reward import JudgeStory, Reward
@@ -32,6 +36,16 @@ _WHOLE_ROWS = "All reward functions returned None"
 
 
 @dataclass(frozen=True)
+class Opened:
+    """A judge to ask, what its calls were so far, whether it is down, and the budget that pays for it."""
+
+    ask: JudgeStory
+    usage: Callable[[], Usage] | None = None
+    outage: Callable[[], bool] = lambda: False
+    budget: Budget | None = None
+
+
+@dataclass(frozen=True)
 class Built:
     """A trainer, what it was made of, and how many prompts it has."""
 
@@ -39,6 +53,13 @@ class Built:
     tokenizer: Any
     end_id: int
     prompts: int
+    agreement: Agreement
+    budget: Budget | None
+
+    def close(self) -> None:
+        """Give the rest of the budget's claimed slices back to other processes."""
+        if self.budget is not None:
+            self.budget.close()
 
 
 def build(
@@ -53,6 +74,7 @@ def build(
     transformers_logging.disable_progress_bar()
     hide_rows()
     thinking = config.thinking(settings.base)
+    _check(config, settings.base)
     tokenizer = AutoTokenizer.from_pretrained(job.model, padding_side="left", truncation_side="left")
     end, end_id = references.end_token(tokenizer, [{"role": "user", "content": ""}], thinking)
     # A converted tokenizer may name another token; the template's is the one that ends a turn.
@@ -73,17 +95,38 @@ def build(
     arguments = GRPOConfig(**keywords)
     if settings.zero_stage and not hardware.cuda:
         cpu_engine.join_processes()
+    opened = Opened(judge) if judge is not None else _open_judge(config, settings)
+    reward = Reward(
+        opened.ask,
+        config.reward,
+        tokenizer,
+        thinking=thinking,
+        end_id=end_id,
+        max_completion_tokens=settings.max_completion_tokens,
+        processes=settings.world_size,
+        usage=opened.usage,
+        outage=opened.outage,
+    )
+    agreement = Agreement(lambda: reward.outcome, config.reward)
     trainer = ReferenceTrainer(
         hri=settings.hri,
         engine_max_difference=settings.engine_max_difference,
+        agree=agreement,
         model=str(job.model),
-        reward_funcs=_reward(config, settings, tokenizer, thinking, end_id, judge),
+        reward_funcs=reward,
         args=arguments,
         train_dataset=Dataset.from_list(rows).select(order(len(rows), settings, config.seed)),
         processing_class=tokenizer,
     )
     trainer.remove_callback(PrinterCallback)
-    return Built(trainer, tokenizer, end_id, len(rows))
+    return Built(trainer, tokenizer, end_id, len(rows), agreement, opened.budget)
+
+
+def _check(config: RunConfig, base: str) -> None:
+    if config.reward.thinking and not config.thinking(base):
+        raise ConfigError(
+            f"reward.thinking: {base} does not think; leave it out, or set models.{base}.thinking to true"
+        )
 
 
 def hide_rows() -> None:
@@ -97,39 +140,16 @@ def _no_whole_row(record: logging.LogRecord) -> bool:
     return _WHOLE_ROWS not in record.getMessage()
 
 
-def _reward(
-    config: RunConfig,
-    settings: TrainConfig,
-    tokenizer: Any,
-    thinking: bool,
-    end_id: int,
-    judge: JudgeStory | None,
-) -> Reward:
-    opened = None if judge is not None else _open_judge(config, settings)
-
-    async def ask(prompt: str, story: str) -> Judgement:
-        assert opened is not None
-        return (await opened.score(prompt, story)).judgement
-
-    def usage() -> Usage:
-        assert opened is not None
-        return opened.client.usage
-
-    return Reward(
-        judge or ask,
-        config.reward,
-        tokenizer,
-        thinking=thinking,
-        end_id=end_id,
-        processes=settings.world_size,
-        usage=usage if opened else None,
-    )
-
-
-def _open_judge(config: RunConfig, settings: TrainConfig) -> Judge:
-    """Open the configured judge; its limit is the endpoint's, and each process has a client of its own."""
-    name = settings.judge
+def _open_judge(config: RunConfig, settings: TrainConfig) -> Opened:
+    """Open the configured judge; each process has a client of its own, and its share of the limits."""
+    name, store = settings.judge, open_store(config.store)
     own = config.judges[name]
     own = own.model_copy(update={"concurrency": max(1, own.concurrency // settings.world_size)})
     shared = config.model_copy(update={"judges": {**config.judges, name: own}})
-    return open_judge(shared, name, judge_endpoint(), open_store(config.store))
+    budget = open_budget(config, store)
+    judge = open_judge(shared, name, judge_endpoint(), store, budget=budget, share=settings.world_size)
+
+    async def ask(prompt: str, story: str) -> Judgement:
+        return (await judge.score(prompt, story)).judgement
+
+    return Opened(ask, lambda: judge.client.usage, lambda: judge.client.outage, budget)

@@ -13,7 +13,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from polaris.chat import Endpoint
+from polaris.chat import COST as COST_FIELDS
+from polaris.chat import Endpoint, Usage
+from polaris.errors import (
+    BudgetError,
+    ConfigError,
+    GuardError,
+    InputError,
+    PolarisError,
+    TransientError,
+)
 
 JUDGE_ENV = "POLARIS_TRAIN_JUDGE"
 """JSON object: the judge's endpoint without its key."""
@@ -28,16 +37,19 @@ MODEL = "model"
 PIDS = "pids"
 CHECKPOINTS = "checkpoints"
 
+UNFINISHED = "unfinished.json"
+"""The figures of a step that was begun, judged and not taken: a row as those in the metrics."""
+
 SPENT = "spent.json"
-"""Progress piece of the stage: what steps cost that were lost with a machine and taken again."""
-COST = {
-    "usd": "judge/usd",
-    "calls": "judge/calls",
-    "cached_calls": "judge/cached",
-    "prompt_tokens": "judge/prompt_tokens",
-    "completion_tokens": "judge/completion_tokens",
-}
+"""Progress piece of the stage: what steps cost that were lost and taken again, the paid calls of each
+(`paid`), and how many calls were paid for again because of it (`repaid`)."""
+COST = {name: "judge/cached" if name == "cached_calls" else f"judge/{name}" for name in COST_FIELDS}
 """A part of a manifest's `cost` → the figure of a step in the metrics that it sums up."""
+EVENTS = {name: f"judge/{name}" for name in Usage().events()}
+"""The same for every other counter of the judge's calls; a manifest's `counts` hold it as `judge_NAME`."""
+
+KINDS: tuple[type[PolarisError], ...] = (ConfigError, InputError, BudgetError, GuardError, TransientError)
+"""Errors that end a training with a code of their own."""
 
 
 @dataclass(frozen=True)
@@ -109,3 +121,8 @@ def read_status(output: Path) -> dict[str, Any] | None:
         return found
     except FileNotFoundError:
         return None
+
+
+def error_of(code: int, message: str) -> PolarisError | None:
+    """Return the error that ends a process with `code`, None if that is no code of an error's own."""
+    return next((kind(message) for kind in KINDS if kind.code == code), None)

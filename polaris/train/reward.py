@@ -7,22 +7,27 @@ composite (recipe §3, `polaris.reward`) is made here, and its components are lo
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from polaris.chat import Usage
-from polaris.errors import GuardError, TransientError
+from polaris.errors import PolarisError
 from polaris.judge.parse import Judgement
 from polaris.judge.score import JudgeFailed
 from polaris.recipe import RewardConfig
-from polaris.reward.composite import Components, Weights, reward, score_story, split_thinking
-from polaris.reward.shape import LengthFloors
+from polaris.reward.composite import Components, TokenTerms, reward, score_story, split_thinking
+from polaris.reward.settings import Settings
 from polaris.runtime import get_logger
+from polaris.text import THINK_END
+from polaris.train.agreement import Outcome
+from polaris.train.job import COST, EVENTS, KINDS
 
 JudgeStory = Callable[[str, str], Awaitable[Judgement | None]]
 """Prompt and story in, judgement out; raises JudgeFailed, or returns None, where there is none."""
+
+LogMetric = Callable[[str, float], None]
+Result = Judgement | JudgeFailed | PolarisError
 
 log = get_logger("reward")
 
@@ -32,12 +37,17 @@ class Reward:
 
     Args:
         judge: asked about each story that exists; a blank one costs no call.
-        config: weights, clip, floors and how many failures are tolerated.
+        config: weights, clip, floors and optional terms.
         tokenizer: decodes completions.
         thinking: only what follows `</think>` is a story.
         end_id: the end-of-turn token; a completion without it was cut.
-        processes: training processes: counts are summed over them, the failure window is shared out.
+        max_completion_tokens: where a completion is cut.
+        processes: training processes, over which counts are summed.
         usage: what the judge's calls have cost so far in this process.
+        outage: whether the judge's client takes its endpoint for down.
+
+    Attributes:
+        outcome: what became of the last batch's judge calls.
 
     """
 
@@ -51,19 +61,21 @@ class Reward:
         *,
         thinking: bool,
         end_id: int,
+        max_completion_tokens: int,
         processes: int = 1,
         usage: Callable[[], Usage] | None = None,
+        outage: Callable[[], bool] = lambda: False,
     ) -> None:
         self.judge = judge
-        self.config = config
         self.tokenizer = tokenizer
         self.thinking = thinking
         self.end_id = end_id
         self.processes = processes
         self.usage = usage
-        self.weights = Weights(**config.weights.model_dump())
-        self.floors = floors_of(config)
-        self._window: deque[bool] = deque(maxlen=max(1, config.failed_window // processes))
+        self.outage = outage
+        self.outcome = Outcome()
+        self.settings = Settings.of(config)
+        self.token_terms = token_terms_of(config, max_completion_tokens)
         self._booked = Usage()
 
     async def __call__(
@@ -73,23 +85,18 @@ class Reward:
         completion_ids: list[list[int]],
         target_word_count: list[int],
         is_reference: list[bool],
-        log_metric: Callable[[str, float], None],
+        log_metric: LogMetric,
         **_: Any,
     ) -> list[float | None]:
-        """Return a reward for each row, None where there is no judgement.
+        """Return a reward for each row, None where there is no judgement; say in `outcome` what failed.
 
-        Raises:
-            GuardError: too large a share of the last judge calls failed.
-            TransientError: the judge's endpoint answered none of this batch's calls.
-
+        It raises no error of the judge's: what this process alone has met, all must stop for together.
         """
-        stories = [
-            split_thinking(self.tokenizer.decode(ids, skip_special_tokens=True), self.thinking)
-            for ids in completion_ids
-        ]
+        texts = [self.tokenizer.decode(ids, skip_special_tokens=True) for ids in completion_ids]
+        stories = [split_thinking(text, self.thinking) for text in texts]
         asked = [prompt[-1]["content"] for prompt in prompts]
+        # Those under way when one meets an error go on to their end: their answers are paid for.
         results = await asyncio.gather(*map(self._judged, asked, stories))
-        self._check_failures([result for result in results if not isinstance(result, Judgement)], stories)
         rewards: list[float | None] = []
         for row, result in enumerate(results):
             judgement = result if isinstance(result, Judgement) else None
@@ -97,53 +104,75 @@ class Reward:
                 stories[row],
                 target_word_count[row],
                 judgement,
-                floors=self.floors,
+                floors=self.settings.floors,
+                gate=self.settings.gate,
                 is_reference=is_reference[row],
+                token_terms=self.token_terms,
+                thinking_tokens=self._thinking_tokens(texts[row]),
+                response_tokens=len(completion_ids[row]),
             )
-            rewards.append(reward(parts, self.weights, (-self.config.clip, self.config.clip)))
+            rewards.append(reward(parts, self.settings.weights, self.settings.clip))
             if is_reference[row]:
                 _log_reference(parts, log_metric)
             else:
                 self._log_policy(parts, target_word_count[row], completion_ids[row], log_metric)
             if judgement is not None and judgement.quote_validity is not None:
                 log_metric("judge/quote_validity", judgement.quote_validity)
-        self._log_calls(results, stories, log_metric)
+        self.outcome = self._outcome(results, sum(map(_exists, stories)))
+        self._log_calls(self.outcome, log_metric)
         return rewards
 
-    async def _judged(self, prompt: str, story: str | None) -> Judgement | JudgeFailed:
+    async def _judged(self, prompt: str, story: str | None) -> Result:
         if not _exists(story):
             return Judgement.of_nothing()
         assert story is not None
         try:
             judgement = await self.judge(prompt, story)
+        except KINDS as error:
+            return error
         except JudgeFailed as failure:
             judgement, reason = None, failure
         else:
             reason = JudgeFailed("the judge returned nothing")
-        self._window.append(judgement is None)
         if judgement is None:
             log.info("judge_failed", reason=reason.reason)
             return reason
         return judgement
 
-    def _check_failures(self, failures: list[JudgeFailed], stories: list[str | None]) -> None:
-        if not failures:
-            return
-        if all(failure.unavailable for failure in failures) and len(failures) == sum(map(_exists, stories)):
-            raise TransientError(f"the judge answered none of this step's calls: {failures[-1].reason}")
-        failed, limit = sum(self._window), self.config.max_failed_share * (self._window.maxlen or 1)
-        # Compared with the whole window even before it is full: the rest of it could not mend that.
-        if failed > limit:
-            raise GuardError(
-                f"the judge keeps failing: {failed} of the last {len(self._window)} calls, above"
-                f" reward.max_failed_share {self.config.max_failed_share:g} of a window of"
-                f" {self._window.maxlen} (reward.failed_window); the last reason: {failures[-1].reason}"
-            )
+    def _outcome(self, results: Sequence[Result], asked: int) -> Outcome:
+        failures = [found for found in results if isinstance(found, JudgeFailed)]
+        errors = [found for found in results if isinstance(found, PolarisError)]
+        worst = min(errors, key=lambda error: error.code, default=None)
+        unavailable = sum(failure.unavailable for failure in failures)
+        return Outcome(
+            asked=asked,
+            failed=len(failures) + len(errors),
+            # Calls may also fail by their deadlines, one by one, without the endpoint being down.
+            out=self.outage() or 0 < unavailable == asked,
+            reason=failures[-1].reason if failures else "",
+            error=(worst.code, str(worst)) if worst else None,
+            usage=self._spent(asked),
+        )
 
-    def _log_policy(
-        self, parts: Components, target: int, ids: list[int], log_metric: Callable[[str, float], None]
-    ) -> None:
-        for name in ("quality", "repetition", "length", "blank", "length_reward"):
+    def _spent(self, asked: int) -> Usage:
+        """Return what this batch's calls were and cost."""
+        if self.usage is None:
+            return Usage(calls=asked)
+        now, before = asdict(self.usage()), asdict(self._booked)
+        self._booked = Usage(**now)
+        return Usage(**{name: now[name] - before[name] for name in now})
+
+    def _thinking_tokens(self, text: str) -> int | None:
+        """Count the tokens of the thoughts; none is counted where none costs."""
+        if not self.token_terms.thinking:
+            return None
+        thoughts = text.partition(THINK_END)[0] if self.thinking else ""
+        return len(self.tokenizer(thoughts, add_special_tokens=False)["input_ids"])
+
+    def _log_policy(self, parts: Components, target: int, ids: list[int], log_metric: LogMetric) -> None:
+        names = ["quality", "repetition", "length", "blank", "length_reward"]
+        names += [name for name in ("thinking", "overlong") if getattr(self.token_terms, name)]
+        for name in names:
             value = getattr(parts, name)
             if value is not None:
                 log_metric(f"reward/{name}", value)
@@ -152,41 +181,38 @@ class Reward:
         log_metric("lengths/completion_tokens_mean", len(ids))
         log_metric("lengths/truncated", float(ids[-1] != self.end_id))
 
-    def _log_calls(
-        self, results: list[Any], stories: list[str | None], log_metric: Callable[[str, float], None]
-    ) -> None:
-        """Log what this batch asked and cost; times the processes, since TRL takes their mean."""
-        failed = sum(not isinstance(result, Judgement) for result in results)
-        counts: dict[str, float] = {"judge/failed": failed, "judge/calls": sum(map(_exists, stories))}
-        if self.usage is not None:
-            now = asdict(self.usage())
-            before = asdict(self._booked)
-            spent = {name: now[name] - before[name] for name in now}
-            counts["judge/calls"] = spent["calls"]
-            counts["judge/cached"] = spent["cached_calls"]
-            counts |= {f"judge/{name}": spent[name] for name in ("prompt_tokens", "completion_tokens", "usd")}
-            self._booked = Usage(**now)
-        for name, value in counts.items():
+    def _log_calls(self, outcome: Outcome, log_metric: LogMetric) -> None:
+        """Log what this batch asked and cost; times the processes, since TRL takes their mean.
+
+        Every counter, the ones that are 0 too: a series with gaps would hide when something began.
+        """
+        log_metric("judge/failed", outcome.failed * self.processes)
+        for name, value in call_figures(outcome.usage).items():
             log_metric(name, value * self.processes)
 
 
-def floors_of(config: RewardConfig) -> LengthFloors:
-    """Return the configuration's word limits."""
-    return LengthFloors(
-        min_words=config.min_words,
-        min_target=config.min_target,
-        lower_floor=config.lower_floor,
-        lower_cap=config.lower_cap,
-        upper_floor=config.upper_floor,
-        upper_cap=config.upper_cap,
-    )
+def call_figures(usage: Usage) -> dict[str, float]:
+    """Return what calls were and cost by the names of the training's metrics."""
+    return {key: getattr(usage, name) for name, key in (COST | EVENTS).items()}
+
+
+def token_terms_of(config: RewardConfig, max_completion_tokens: int) -> TokenTerms:
+    """Return the two penalties on token counts as the configuration switches them."""
+    terms: dict[str, Any] = {}
+    if config.thinking:
+        terms |= {"thinking": True, "thinking_limit": config.thinking.limit}
+        terms |= {"thinking_penalty": config.thinking.penalty}
+    if config.overlong:
+        terms |= {"overlong": True, "response_limit": max_completion_tokens}
+        terms |= {"overlong_buffer": config.overlong.buffer}
+    return TokenTerms(**terms)
 
 
 def _exists(story: str | None) -> bool:
     return bool(story and story.strip())
 
 
-def _log_reference(parts: Components, log_metric: Callable[[str, float], None]) -> None:
+def _log_reference(parts: Components, log_metric: LogMetric) -> None:
     if parts.quality is not None:
         log_metric("hri/reference_quality", parts.quality)
     log_metric("hri/reference_words", parts.words)

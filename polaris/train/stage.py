@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,18 @@ from polaris.recipe import TrainConfig
 from polaris.runtime import get_logger, progress
 from polaris.train import checkpoint
 from polaris.train.helper import help_out
-from polaris.train.job import CONFIG, COST, COUNTS, METRICS, MODEL, SPENT, Job, judge_environment
+from polaris.train.job import (
+    CONFIG,
+    COST,
+    COUNTS,
+    EVENTS,
+    METRICS,
+    MODEL,
+    SPENT,
+    UNFINISHED,
+    Job,
+    judge_environment,
+)
 from polaris.train.nodes import Team, team_of
 from polaris.train.orphans import end_orphans
 from polaris.train.settings import total_steps
@@ -78,6 +90,7 @@ def run(context: StageContext, *, worker: str = WORKER) -> None:
             trainer.run(context.stop, on_tick)
         finally:
             on_tick()
+            book_unfinished(context, job.output)
             uploads.finish()
     write(context, settings, job)
 
@@ -98,6 +111,7 @@ def prepare(context: StageContext, settings: TrainConfig, team: Team) -> Job:
     resume = restore(context, job.checkpoints, team)
     last_step = checkpoint.step_of(resume.name) or 0 if resume else 0
     if team.leads:
+        book_unfinished(context, output)
         restore_metrics(context, output / METRICS, last_step)
     if resume:
         log.info("resume", checkpoint=resume.name)
@@ -148,14 +162,33 @@ def restore_metrics(context: StageContext, path: Path, last_step: int) -> None:
     """Bring back the rows up to a step; what the later ones cost is remembered, for it was paid."""
     stored = to_rows(context.progress.get(METRICS) or b"", METRICS)
     rows = max(stored, checkpoint.read_metrics(path), key=len)
-    lost = [row for row in rows if row["step"] > last_step]
     kept = [row for row in rows if row["step"] <= last_step]
     checkpoint.write_metrics(path, kept)
     context.progress.put(METRICS, from_rows(kept))
-    if lost:
-        before = _spent(context)
-        now = cost_of(lost)
-        context.progress.put(SPENT, json.dumps({name: before[name] + now[name] for name in COST}).encode())
+    _book(context, [row for row in rows if row["step"] > last_step])
+
+
+def book_unfinished(context: StageContext, output: Path) -> None:
+    """Remember what a step cost that the workers could not finish."""
+    path = output / UNFINISHED
+    if path.exists():
+        _book(context, [json.loads(path.read_text(encoding="utf-8"))])
+        path.unlink()
+
+
+def _book(context: StageContext, lost: list[Row]) -> None:
+    """Add the rows of steps that will be taken again to what is known of such steps."""
+    if not lost:
+        return
+    spent = _spent(context)
+    figures = COST | EVENTS
+    told = {name: spent[name] + _total(lost, key) for name, key in figures.items()}
+    told["repaid"] = spent["repaid"] + _repaid(lost, spent)
+    told["paid"] = dict(spent["paid"])
+    for row in lost:
+        step = str(row["step"])
+        told["paid"][step] = told["paid"].get(step, 0.0) + (row.get("judge/calls") or 0.0)
+    context.progress.put(SPENT, json.dumps(told).encode())
 
 
 def planned_steps(settings: TrainConfig, job: Job) -> int:
@@ -182,7 +215,9 @@ def write(context: StageContext, settings: TrainConfig, job: Job) -> None:
         "references_clipped": _total(rows, "hri/clipped"),
     }
     spent = _spent(context)
-    context.cost |= {name: value + spent[name] for name, value in cost_of(rows).items()}
+    context.counts |= {f"judge_{name}": _total(rows, key) + spent[name] for name, key in EVENTS.items()}
+    context.counts["judge_repaid"] = spent["repaid"] + _repaid(rows, spent)
+    context.cost |= {name: _total(rows, key) + spent[name] for name, key in COST.items()}
     caveat = context.caveat(settings.judge)
     if caveat:
         context.notes.append(caveat)
@@ -190,14 +225,22 @@ def write(context: StageContext, settings: TrainConfig, job: Job) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def cost_of(rows: list[Row]) -> dict[str, float]:
-    """Return what the judge's calls of these steps cost."""
-    return {name: _total(rows, key) for name, key in COST.items()}
+def _spent(context: StageContext) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(context.progress.get(SPENT) or b"{}")
+    return dict.fromkeys((*COST, *EVENTS, "repaid"), 0.0) | {"paid": {}} | found
 
 
-def _spent(context: StageContext) -> dict[str, float]:
-    found: dict[str, float] = json.loads(context.progress.get(SPENT) or b"{}")
-    return {name: found.get(name, 0.0) for name in COST}
+def _repaid(rows: list[Row], spent: Mapping[str, Any]) -> float:
+    """Return the calls of these steps that stand for paid ones whose answers were of no use any more.
+
+    A step taken again writes other stories where generation is not bit-reproducible; what the cache could
+    answer was not paid for again.
+    """
+    found = 0.0
+    for row in rows:
+        useless = spent["paid"].get(str(row["step"]), 0.0) - (row.get("judge/cached") or 0.0)
+        found += min(row.get("judge/calls") or 0.0, max(0.0, useless))
+    return found
 
 
 def _total(rows: list[Row], name: str) -> float:

@@ -17,19 +17,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from polaris import cpu_engine
-from polaris.errors import (
-    BUG,
-    DONE,
-    BudgetError,
-    ConfigError,
-    GuardError,
-    InputError,
-    PolarisError,
-    Stopped,
-    TransientError,
-)
+from polaris.errors import BUG, DONE, Stopped, TransientError
 from polaris.runtime import LOG_ENV, StopFlag, die_with_parent, get_logger, redact
-from polaris.train.job import PIDS, STATUS, Job, read_status
+from polaris.train.job import PIDS, STATUS, Job, error_of, read_status
 from polaris.train.nodes import Team
 
 WORKER = "polaris.train.worker"
@@ -39,8 +29,6 @@ TAIL_LINES = 30
 """Last lines of a worker that died without a word, shown as its error."""
 
 _CHILD_FAILED = "failed (exitcode: "
-
-_KINDS: tuple[type[PolarisError], ...] = (ConfigError, InputError, BudgetError, GuardError, TransientError)
 
 log = get_logger("train")
 
@@ -151,9 +139,9 @@ class Trainer:
         status = read_status(self.job.output)
         if status is not None:
             reported, message = int(status["code"]), str(status["message"])
-            for kind in _KINDS:
-                if kind.code == reported:
-                    raise kind(message)
+            error = error_of(reported, message)
+            if error is not None:
+                raise error
             if reported > 128:
                 if not self.team.alone and not stop.requested:
                     raise TransientError(f"{self.team.others} was told to stop; all have saved: run again")

@@ -8,6 +8,7 @@ TRL's own. Read against TRL 1.16; `tests/train/test_trainer_contract.py` pins wh
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ class ReferenceTrainer(GRPOTrainer):  # type: ignore[misc]
     Args:
         hri: weight schedule, eps and clip.
         engine_max_difference: largest tolerated |Δ log-probability| between trainer and colocated engine.
+        agree: called by every process after each step's rewards; raises in all of them or in none.
         **rest: GRPOTrainer's own arguments; rows carry `REFERENCE_COLUMN`.
 
     Raises:
@@ -35,10 +37,13 @@ class ReferenceTrainer(GRPOTrainer):  # type: ignore[misc]
 
     """
 
-    def __init__(self, *, hri: HRIConfig, engine_max_difference: float, **rest: Any) -> None:
+    def __init__(
+        self, *, hri: HRIConfig, engine_max_difference: float, agree: Callable[[], None], **rest: Any
+    ) -> None:
         check_arguments(rest["args"], hri)
         self.hri = hri
         self.engine_max_difference = engine_max_difference
+        self.agree = agree
         self._slots: list[list[int] | None] = []
         self._rewards: torch.Tensor | None = None
         self._marks: torch.Tensor | None = None
@@ -105,6 +110,7 @@ class ReferenceTrainer(GRPOTrainer):  # type: ignore[misc]
         rewards: torch.Tensor = super()._calculate_rewards(*args, **kwargs)
         if not self.model.training or self._marks is None:
             return rewards
+        self.agree()
         self._rewards = rewards[:, 0].clone()
         return rewards.masked_fill(self._marks.unsqueeze(1), math.nan)
 

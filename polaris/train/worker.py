@@ -6,13 +6,14 @@ times. It knows no object store but the judge's cache; the stage supervises it.
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import sys
 import traceback
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from polaris import cpu_engine
 from polaris.config import RunConfig
@@ -20,9 +21,12 @@ from polaris.errors import BUG, DONE, ConfigError, PolarisError, TransientError
 from polaris.load import load
 from polaris.recipe import TrainConfig
 from polaris.runtime import StopFlag, configure_logging, get_logger
-from polaris.train.job import METRICS, MODEL, PIDS, Job, write_status
+from polaris.train.job import METRICS, MODEL, PIDS, UNFINISHED, Job, write_status
 from polaris.train.nodes import told_team
 from polaris.train.settings import Hardware, steps_per_epoch
+
+if TYPE_CHECKING:
+    from polaris.train.build import Built
 
 log = get_logger("worker")
 
@@ -83,21 +87,50 @@ def train(job: Job, config: RunConfig, stop: StopFlag, *, judge: Any = None) -> 
     if job.resume is not None:
         checkpoint.check_layout(job.resume, layout)
         resumed = checkpoint.step_of(job.resume.name) or 0
-    stopper = callbacks.Stopper(stop)
     built = build.build(job, config, settings, hardware, judge)
-    trainer, metrics = built.trainer, job.output / METRICS
     if settings.nodes > 1:
         layout = replace(layout, session=session(resumed))
-    if trainer.accelerator.is_main_process:
-        checkpoint.truncate_metrics(metrics, resumed)
-    trainer.add_callback(callbacks.Metrics(metrics, steps_per_epoch(built.prompts, settings)))
-    trainer.add_callback(stopper)
-    trainer.add_callback(callbacks.Sealer(layout))
-    trainer.train(resume_from_checkpoint=str(job.resume) if job.resume else None)
+    if built.trainer.accelerator.is_main_process:
+        checkpoint.truncate_metrics(job.output / METRICS, resumed)
+    stopper = callbacks.Stopper(stop)
+    built.trainer.add_callback(
+        callbacks.Metrics(job.output / METRICS, steps_per_epoch(built.prompts, settings))
+    )
+    built.trainer.add_callback(stopper)
+    built.trainer.add_callback(callbacks.Sealer(layout))
+    try:
+        _run(built, job)
+    finally:
+        built.close()
     if stopper.stopped_by is None:
         dtype, folder = config.dtype(settings.base), job.output / MODEL
-        export.export(trainer, built.tokenizer, job.model, folder, dtype=dtype, end_id=built.end_id)
+        export.export(built.trainer, built.tokenizer, job.model, folder, dtype=dtype, end_id=built.end_id)
     return stopper.stopped_by
+
+
+def _run(built: Built, job: Job) -> None:
+    """Train; where the processes agree that the judge is at fault, save the last finished step and raise.
+
+    Raises:
+        PolarisError: what they agreed on, and what is saved.
+
+    """
+    from polaris.train.rescue import Rescue
+    from polaris.train.reward import call_figures
+
+    trainer, rescue = built.trainer, Rescue()
+    trainer.add_callback(rescue)
+    try:
+        trainer.train(resume_from_checkpoint=str(job.resume) if job.resume else None)
+    except PolarisError as error:
+        if error is not built.agreement.error:
+            raise
+        step = rescue.save(trainer)
+        if trainer.accelerator.is_main_process:
+            row = {"step": step + 1} | call_figures(built.agreement.usage)
+            (job.output / UNFINISHED).write_text(json.dumps(row), encoding="utf-8")
+        saved = f"checkpoint-{step} is saved" if step else "nothing was trained yet"
+        raise type(error)(f"{error}; {saved}") from None
 
 
 def _hardware(config: RunConfig, settings: TrainConfig) -> Hardware:

@@ -102,6 +102,36 @@ def test_a_baseline_is_compared_prompt_by_prompt(tmp_path: Path) -> None:
     assert (difference["value"], difference["n"], difference["n_dropped"]) == (10.0, 2, 0)
 
 
+def test_repeats_tell_how_far_the_judge_is_to_be_trusted(tmp_path: Path) -> None:
+    again = [{**score(key, overall + 6), "repeat": 1} for key, overall in (("a", 40), ("b", 60))]
+    failures = [{"id": "a", "sample": 0, "repeat": 2, "reason": "cut"}]
+    made = context(tmp_path, inputs("writer", [score("a", 40), score("b", 60), *again], failures))
+    run(made)
+    data = read_output(made, "result.json")
+    found = json.loads(data)["reliability"]
+    assert b"NaN" not in data
+    assert (found["stories"], found["repeated"], found["failed"]) == (2, 2, 1)
+    # Mean squares 400 between and 18 within.
+    assert found["test_retest"]["icc"]["value"] == pytest.approx((400 - 18) / (400 + 18))
+    assert found["test_retest"]["mean_absolute_difference"] == 6
+    assert found["labels"]["pairs"] == 2 and found["dimensions"] == []
+    assert found["length_bias"]["value"] is None and "too few" in found["length_bias"]["reason"]
+    assert [row["words"] for row in found["per_story"]] == [180, 300], "of the stories, not of the rows"
+    assert [row["target"] for row in found["per_story"]] == [200, 200]
+
+
+def test_equal_repeats_are_no_number_and_one_repeat_tells_nothing(tmp_path: Path) -> None:
+    same = [score(key, 40) for key in "ab"]
+    made = context(tmp_path, inputs("writer", [*same, *({**row, "repeat": 1} for row in same)]))
+    run(made)
+    icc = json.loads(read_output(made, "result.json"))["reliability"]["test_retest"]["icc"]
+    assert icc["value"] is None and "all scores are equal" in icc["reason"]
+    (tmp_path / "once").mkdir()
+    once = context(tmp_path / "once", inputs("writer", same))
+    run(once)
+    assert json.loads(read_output(once, "result.json"))["reliability"] is None
+
+
 def test_a_caveat_of_the_judge_is_in_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = context(tmp_path, inputs("writer", [score("a", 40), score("b", 60)]))
     monkeypatch.setattr(type(made), "caveat", lambda self, judge: f"{judge} means nothing")

@@ -1,25 +1,31 @@
 from __future__ import annotations
 
 import json
+import re
+import unicodedata
 from dataclasses import FrozenInstanceError
 from typing import Any
 
 import pytest
+from hostile_stories import hostile_stories
 from hypothesis import given
 from hypothesis import strategies as st
 
 from polaris.judge.parse import (
     InvalidJudgement,
     Judgement,
+    _normalised,
     judgement_from_answer,
     parse_judgement,
     quote_validity,
 )
 from polaris.judge.prompt import as_seen
 from polaris.judge.rubric import FORMS, Form, load_rubric
+from polaris.text import encodable
 
 STORY = "The lamp went out at four.\n\n\u201cNinety-one,\u201d said Mara, and didn\u2019t look  up."
 RUBRIC = load_rubric()
+HOSTILE = hostile_stories()
 
 
 def compact(**changed: Any) -> dict[str, Any]:
@@ -306,3 +312,33 @@ def test_any_data_is_a_valid_judgement_or_invalid(changes: dict[str, Any], form:
 def test_any_text_is_invalid_or_a_judgement(text: str) -> None:
     with pytest.raises(InvalidJudgement):
         parse_judgement(text, "compact", STORY)
+
+
+_MARKS = re.compile("[\"'`\u00b4\u00ab\u00bb\u2018-\u201f\u2032-\u2037\u2039\u203a\u300c-\u300f\uff02\uff07]")
+
+
+def normalised_slowly(text: str) -> str:
+    """The definition, character by character."""
+    visible = "".join(char for char in encodable(text) if unicodedata.category(char) != "Cf")
+    return re.sub(r"\s+", " ", _MARKS.sub("'", visible))
+
+
+@given(
+    st.text(st.characters(exclude_categories=[]))
+    | st.text(" \n\t\x0b\x1c\x85\xa0\u2028\u3000\0\ud800\xad\u200b\u2060\ufeff\U000e0041'\"`\u201c\u300cab")
+    | st.text(st.characters(categories=["Cf", "Zs", "Pi", "Pf", "Cc"]))
+)
+def test_a_text_is_normalised_by_its_definition(text: str) -> None:
+    assert _normalised(text) == normalised_slowly(text)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_story_is_normalised_by_its_definition(name: str) -> None:
+    assert _normalised(HOSTILE[name]) == normalised_slowly(HOSTILE[name])
+
+
+def test_an_unknown_key_that_is_the_api_key_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_API_KEY", "sk-canary-0123456789abcdef0123456789")
+    with pytest.raises(InvalidJudgement) as caught:
+        parse(compact(**{"sk-canary-0123456789abcdef0123456789": 1}))
+    assert "sk-canary" not in str(caught.value)

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from fake_endpoint import FakeEndpoint, Reply, error, fake_endpoint
 
+from polaris.answers import Cache
 from polaris.chat import Endpoint
 from polaris.config import JudgeConfig
 from polaris.errors import ConfigError
 from polaris.judge.rubric import json_schema, load_rubric, rubric_identity
 from polaris.judge.score import EMPTY_STORY, Judge, JudgeFailed, Scored
-from polaris.llm import Cache, ChatClient
+from polaris.llm import ChatClient
 from polaris.storage import FileStore
 
 PROMPT, STORY = "Of a fox. The story should be 200 words long.", "The fox slept. Then it rained on the hens."
@@ -176,3 +177,69 @@ def test_what_a_thinking_judge_thinks_is_no_part_of_its_answer():
     thought = Reply('<think>{"P1": 0}</think>\n' + valid(P1=5).text)
     with fake_endpoint(in_order(thought)) as server:
         assert score(judge_of(server, thinking=True)).judgement.positive["P1"] == 5
+
+
+def no_schema(request: dict[str, Any], number: int) -> Reply:
+    """As a server that knows no structured output says it."""
+    unknown = error(400, "response_format: json_schema is not supported by this server")
+    return unknown if "response_format" in request else valid(P1=number)
+
+
+def test_a_rejected_schema_goes_into_the_prompt_from_then_on():
+    with fake_endpoint(no_schema) as server:
+        judge = judge_of(server)
+        found = [score(judge, story) for story in (STORY, "Another story.")]
+    assert [scored.structured for scored in found] == ["prompt", "prompt"]
+    assert ["response_format" in request for request in server.requests] == [True, False, False]
+    assert all(
+        '"additionalProperties":false' in request["messages"][0]["content"] for request in server.requests[1:]
+    )
+    assert judge.client.usage.schema_fallbacks == 1
+    assert judge.notes == ["models.reader: enforces no JSON schema, so the judge gets it in its prompt"]
+
+
+def test_many_stories_at_once_fall_back_once(tmp_path):
+    async def all_at_once(judge: Judge) -> list[Scored]:
+        async with judge.client:
+            return await asyncio.gather(*(judge.score(PROMPT, f"Story {number}.") for number in range(8)))
+
+    with fake_endpoint(no_schema) as server:
+        judge = judge_of(server, Cache(FileStore(tmp_path)))
+        found = asyncio.run(all_at_once(judge))
+    assert {scored.structured for scored in found} == {"prompt"}
+    assert (judge.client.usage.schema_fallbacks, len(judge.notes)) == (1, 1)
+
+
+def test_a_judgement_tells_what_its_answers_took_from_the_cache_too(tmp_path):
+    cache = Cache(FileStore(tmp_path))
+    with fake_endpoint(in_order(valid(P1=99), error(503), valid(P1=7))) as server:
+        first = score(judge_of(server, cache))
+        second = score(judge_of(server, cache))
+    assert (first.prompt_tokens, first.completion_tokens, first.attempts) == (20, 10, 3)
+    assert first.latency_s > 0
+    for name in ("prompt_tokens", "completion_tokens", "usd", "attempts", "latency_s", "structured"):
+        assert getattr(second, name) == getattr(first, name)
+
+
+def test_a_repair_is_counted():
+    with fake_endpoint(in_order(valid(P1=99), valid())) as server:
+        judge = judge_of(server)
+        score(judge)
+    assert judge.client.usage.repairs == 1
+
+
+def test_the_reasoning_effort_is_asked_for():
+    with fake_endpoint(in_order(valid())) as server:
+        score(judge_of(server, reasoning_effort="low"))
+    assert server.requests[0]["reasoning_effort"] == "low"
+
+
+def test_the_first_question_is_the_one_that_is_asked():
+    with fake_endpoint(in_order(valid())) as server:
+        judge = judge_of(server)
+        score(judge)
+    asked = judge.requests(PROMPT, STORY)
+    assert list(asked.messages) == server.requests[0]["messages"]
+    assert asked.schema == json_schema("compact")
+    with pytest.raises(JudgeFailed, match=EMPTY_STORY):
+        judge.requests(PROMPT, " ")

@@ -14,6 +14,7 @@ from polaris.release.cost import (
     Spent,
     Work,
     at_least,
+    cheaper,
     forecast,
     gpus_of,
     pods_time,
@@ -76,6 +77,46 @@ def test_before_the_first_call_the_tokens_are_assumed_and_said_to_be() -> None:
     free = forecast([Work("train", "", "own", Spent(), 10.0)], {})
     assert free.to_come.usd == 0
     assert any("own costs nothing a token" in line for line in free.assumptions)
+
+
+def test_what_is_to_come_by_batch_or_flex_is_forecast_at_half_price() -> None:
+    prices = {"reader": Prices(2.0, 8.0, half_price_tier=0.5), "plain": Prices(2.0, 8.0, half_price_tier=0.6)}
+    works = [
+        Work("train", "", "reader", calls_left=10.0, tier="flex"),
+        Work("judge.m.q", "", "reader", calls_left=10.0, tier="batch"),
+        Work("judge.n.q", "", "reader", calls_left=10.0),
+        Work("judge.n.r", "", "plain", calls_left=10.0, tier="flex"),
+    ]
+    costs = forecast(works, prices, prompt_tokens=1000, completion_tokens=1000)
+    assert [row.to_come and row.to_come.usd for row in costs.rows] == pytest.approx([0.05, 0.05, 0.1, 0.06])
+    (said,) = [line for line in costs.assumptions if line.startswith("reader costs")]
+    assert said.endswith("; half price by batch; half price by flex, as long as that has room")
+    (said,) = [line for line in costs.assumptions if line.startswith("plain costs")]
+    assert said.endswith("; 0.6 of the price by flex, as long as that has room")
+
+
+@pytest.mark.parametrize(
+    ("counts", "saved", "said"),
+    [
+        ({}, 0.0, []),
+        ({"batch_calls": 0, "flex_calls": 0}, 0.0, []),
+        ({"batch_calls": 3000}, 12.0, ["x: 3,000 of 3,000 calls by batch at half price"]),
+        # 1,500 calls at full price and 1,500 at half of it are 0.75 of the price of all.
+        ({"flex_calls": 1500}, 4.0, ["x: 1,500 of 3,000 calls by flex at half price"]),
+        (
+            {"batch_calls": 1000, "flex_calls": 500},
+            4.0,
+            [
+                "x: 1,000 of 3,000 calls by batch at half price",
+                "x: 500 of 3,000 calls by flex at half price",
+            ],
+        ),
+    ],
+)
+def test_what_batch_and_flex_saved(counts: dict[str, float], saved: float, said: list[str]) -> None:
+    found = cheaper("x", counts, Spent(3000, usd=12.0), Prices(2.0, 8.0, half_price_tier=0.5))
+    assert found == (pytest.approx(saved), said)
+    assert cheaper("x", {}, Spent(), Prices()) == (0.0, [])
 
 
 def test_what_nobody_can_tell_is_none_and_no_zero() -> None:

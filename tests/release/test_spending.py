@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,8 @@ from context import settings
 from fake_cluster import NOW, job_pod, running, stage_job
 
 from polaris.artifact import MANIFEST, Manifest, Progress, from_rows
+from polaris.budget import open_budget
+from polaris.cli.cost import print_costs
 from polaris.release.cost import Spent, Work
 from polaris.release.objects import Snapshot
 from polaris.release.spending import Cluster, works_of
@@ -20,9 +23,18 @@ from polaris.run import Run, open_run
 TRAIN = {"base": "base", "judge": "judge", "prompts_per_step": 2, "group_size": 3, "micro_batch": 1}
 
 
-def opened(folder: Path, **train: object) -> Run:
-    """Return a run that trains, writes with a paid model and with its own, and judges with a paid one."""
+def opened(folder: Path, *, cheap: bool = False, budget: float | None = None, **train: object) -> Run:
+    """Return a run that trains, writes with a paid model and with its own, and judges with a paid one.
+
+    A `cheap` one asks both at the flex tier, and the judge of its evaluation by batch.
+    """
     found = settings(folder)
+    for name in ("writer", "reader"):
+        found["models"][name] |= {"usd_per_million_prompt_tokens": 2, "usd_per_million_completion_tokens": 8}
+        if cheap:
+            found["models"][name]["service_tier"] = "flex"
+    found["judges"]["judge"]["batch"] = cheap
+    found["execute"]["budget_usd"] = budget
     base = folder / "base"
     base.mkdir(exist_ok=True)
     (base / "config.json").write_text("{}")
@@ -74,6 +86,55 @@ def test_before_the_pairs_are_made_nobody_can_tell_the_steps(tmp_path: Path) -> 
     assert (paid.asked, paid.calls_left) == ("writer", 2.0)
     assert paid.tokens_left is not None
     assert paid.tokens_left[1] == 2 * 64, "cut at max_tokens"
+
+
+def test_flex_and_batch_are_forecast_and_what_they_saved_is_told(tmp_path: Path) -> None:
+    run = opened(tmp_path, cheap=True, max_steps=4)
+    found = works_of(run)
+    tiers = {one.name: one.tier for one in found[0] if one.asked}
+    assert tiers == {
+        "train": "flex",
+        "generate.writer.quality": "flex",
+        "judge.writer.quality": "batch",
+        "judge.trained.quality": "batch",
+    }
+    finish(run, "judge.writer.quality", counts={"batch_calls": 2}, cost={"calls": 2, "usd": 0.5})
+    works, said = works_of(run)
+    assert work((works, said), "judge.writer.quality").saved == pytest.approx(0.5)
+    assert "judge.writer.quality: 2 of 2 calls by batch at half price" in said
+    plain = works_of(opened(tmp_path, max_steps=4))
+    assert {one.tier for one in plain[0]} == {"standard"}
+
+
+def test_the_table_tells_of_the_budget_and_of_what_was_saved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = opened(tmp_path, cheap=True, budget=5.0, max_steps=4)
+    finish(run, "judge.writer.quality", counts={"batch_calls": 2}, cost={"calls": 2, "usd": 0.5})
+    budget = open_budget(run.config, run.store)
+    assert budget is not None
+
+    def shown(as_json: bool = False) -> str:
+        print_costs(run, *works_of(run), (None, None), None, as_json=as_json)
+        return capsys.readouterr().out
+
+    assert "\nBudget: 5.00 USD, 0.00 spent\n" in shown()
+    asyncio.run(budget.reserve(1.2345))
+    budget.settle(1.2345, 1.2345)
+    assert "\nBudget: 5.00 USD, 0.00 spent, 1.23 held by processes that run or were killed\n" in shown()
+    budget.close()
+    assert "\nBudget: 5.00 USD, 1.23 spent\n" in shown()
+    assert "0.50 USD (about 0.50 more without batch and flex)\n" in shown()
+    assert json.loads(shown(as_json=True))["budget"] == {
+        "usd": 5.0,
+        "spent": pytest.approx(1.2345),
+        "held": 0,
+    }
+    run = opened(tmp_path, budget=2.0, max_steps=4)
+    assert "\nThe judges' calls to come need 0.94 USD: raise execute.budget_usd\n" in shown()
+    run = opened(tmp_path, max_steps=4)
+    assert "Budget" not in shown()
+    assert json.loads(shown(as_json=True))["budget"] is None
 
 
 def test_a_training_under_way_and_what_its_lost_steps_cost(tmp_path: Path) -> None:

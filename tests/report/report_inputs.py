@@ -61,12 +61,12 @@ def story(key: str, text: str, words: int = 180, *, target: int = 200, truncated
     }
 
 
-def score(key: str, level: int) -> Row:
+def score(key: str, level: int, repeat: int = 0) -> Row:
     return {
         "id": key,
         "sample": 0,
-        "repeat": 0,
-        "overall": 6 * level - 10,
+        "repeat": repeat,
+        "overall": 6 * level - 10 + 2 * repeat,
         "label": "fair",
         "judgement": judgement(level),
         "quote_validity": None,
@@ -112,7 +112,13 @@ def pair(number: int) -> Row:
 
 
 def report_context(
-    folder: Path, *, train: bool = True, evaluations: bool = True, judged: bool = True, steps: int = 3
+    folder: Path,
+    *,
+    train: bool = True,
+    evaluations: bool = True,
+    judged: bool = True,
+    steps: int = 3,
+    repeats: int = 1,
 ) -> StageContext:
     """Return the report's context over finished artifacts of all other instances."""
     raw = configuration(folder, train=train, evaluations=evaluations)
@@ -122,7 +128,7 @@ def report_context(
     if train:
         add("train", make_artifact(made.run, "train", {"metrics.jsonl": metrics(steps)}))
     for model in (EVALUATED if train else EVALUATED[:1]) if evaluations else ():
-        _evaluated(made, raw, folder, model, judged)
+        _evaluated(made, raw, folder, model, judged, repeats)
     if evaluations:
         for model in EVALUATED if train else EVALUATED[:1]:
             name = f"evaluate.{model}.quality"
@@ -185,14 +191,15 @@ def length_context(
     return made
 
 
-def _evaluated(made: StageContext, raw: Row, folder: Path, model: str, judged: bool) -> None:
+def _evaluated(made: StageContext, raw: Row, folder: Path, model: str, judged: bool, repeats: int) -> None:
     better = 3 if model == "trained" else 0
     stories = [
         story("p0", HOSTILE),
         story("p1", "", 0),
         story("p2", f"The second story of {model}. {HOSTILE}", 90, truncated=True),
     ]
-    scores = [score("p0", 5), score("p2", 6 + better)] if judged else []
+    levels = [("p0", 5), ("p2", 6 + better)] if judged else []
+    scores = [score(key, level, repeat) for key, level in levels for repeat in range(repeats)]
     failed = ["p1"] if judged else ["p0", "p1", "p2"]
     failures = [{"id": key, "sample": 0, "repeat": 0, "reason": f"not JSON {HOSTILE}"} for key in failed]
     names = f"{model}.quality"

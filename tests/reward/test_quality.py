@@ -141,18 +141,54 @@ def test_overall_is_bounded_and_labelled(judgement: Judgement) -> None:
     assert label(overall(judgement)) in dict(RUBRIC.labels)
 
 
-@given(judgements(), st.sampled_from(RUBRIC.positive))
-def test_a_better_positive_never_lowers_the_overall(judgement: Judgement, dimension: Any) -> None:
-    score = judgement.positive[dimension.key]
-    better = judgement.positive | {dimension.key: min(dimension.max, score + 1)}
-    assert overall(_with(judgement, positive=better)) >= overall(judgement)
+@given(judgements(), st.sampled_from(RUBRIC.dimensions))
+def test_one_point_moves_the_overall_its_own_way(judgement: Judgement, dimension: Any) -> None:
+    """The composite rules switch the same way, so a point never counts less than 1.
+
+    A better positive or a lesser negative can switch the bonus on (8 at most) and the penalty's bound on
+    (5 at most, from 8 to 3), never off.
+    """
+    side = "positive" if dimension.positive else "negative"
+    scores = getattr(judgement, side)
+    low = min(scores[dimension.key], dimension.max - 1)
+    less, more = (
+        overall(_with(judgement, **{side: scores | {dimension.key: score}})) for score in (low, low + 1)
+    )
+    moved = more - less if dimension.positive else less - more
+    assert 1 <= moved <= 1 + 8 + 5
 
 
-@given(judgements(), st.sampled_from(RUBRIC.negative))
-def test_a_worse_negative_never_raises_the_overall(judgement: Judgement, dimension: Any) -> None:
-    score = judgement.negative[dimension.key]
-    worse = judgement.negative | {dimension.key: min(dimension.max, score + 1)}
-    assert overall(_with(judgement, negative=worse)) <= overall(judgement)
+@pytest.mark.parametrize(
+    ("positive", "negative", "catch_alls", "totals"),
+    [
+        # one point more of P, one point less of N: the bonus comes, the bound comes, both come
+        ((59, 60), (30, 30), (8, None), (29, 38)),
+        ((60, 60), (31, 30), (8, None), (29, 38)),
+        ((60, 61), (40, 40), (None, 8), (12, 18)),
+        ((60, 60), (40, 39), (None, 8), (12, 18)),
+        ((1, 2), (1, 1), (8, 8), (-8, 6)),
+    ],
+)
+def test_where_the_composite_rules_switch(
+    positive: tuple[int, int], negative: tuple[int, int], catch_alls: Any, totals: tuple[int, int]
+) -> None:
+    found = [overall(judged(*sums, *catch_alls)) for sums in zip(positive, negative, strict=True)]
+    assert tuple(found) == totals
+
+
+@given(judgements(), st.randoms(use_true_random=False))
+def test_the_order_of_dimensions_does_not_matter(judgement: Judgement, random: Any) -> None:
+    def shuffled(scores: dict[str, int]) -> dict[str, int]:
+        return dict(random.sample(list(scores.items()), len(scores)))
+
+    other = _with(judgement, positive=shuffled(judgement.positive), negative=shuffled(judgement.negative))
+    assert quality_parts(other) == quality_parts(judgement)
+
+
+@given(judgements())
+def test_the_clamp_never_bites(judgement: Judgement) -> None:
+    parts = quality_parts(judgement)
+    assert parts.overall == parts.positive - parts.negative + parts.bonus - parts.penalty
 
 
 @given(judgements())

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 import re
+import sys
 from collections import Counter
 from time import perf_counter
 
@@ -17,7 +18,9 @@ from polaris.reward.shape import (
     length_penalty,
     length_reward,
     self_repetition,
+    tokens_and_words,
 )
+from polaris.text import count_words
 
 DEMO = LengthFloors(min_words=40, min_target=60, lower_floor=30, lower_cap=100, upper_floor=50, upper_cap=150)
 targets = st.integers(0, 20_000)
@@ -153,9 +156,39 @@ def test_blank_penalty_takes_its_floor_from_the_settings() -> None:
     assert blank_penalty("word " * 39, min_words=DEMO.min_words) == 1.0
 
 
+def naive_tokens(text: str) -> list[str]:
+    return [token.lower() for token in re.findall(r"\w+|[^\s]", text)]
+
+
+def test_tokens_of_every_character() -> None:
+    every = "a".join(map(chr, range(sys.maxunicode + 1)))
+    assert tokens_and_words(every)[0] == naive_tokens(every)
+
+
+def test_tokens_and_words_of_capitals() -> None:
+    """A capital sigma's small form depends on what is around it, and U+0130 becomes two characters."""
+    capitals = [char for char in map(chr, range(sys.maxunicode + 1)) if char != char.lower()]
+    text = "".join(f"A{char}B c{char} {char} \u03a3{char}\u03a3 '{char}\u03a3'" for char in capitals)
+    assert tokens_and_words(text) == (naive_tokens(text), count_words(text))
+
+
+@given(
+    st.text() | st.lists(st.sampled_from(["&", "amp;", "&#32;", "a", "-", " ", "_", "\u0130"])).map("".join)
+)
+def test_tokens_and_words(text: str) -> None:
+    assert tokens_and_words(text) == (naive_tokens(text), count_words(text))
+
+
+@given(st.lists(st.sampled_from(["&nbsp;", "&NotEqualTilde;", "&#97;", "a", "-", " " * 9])).map("".join))
+def test_blank_penalty_is_its_definition(text: str) -> None:
+    solid = len(re.findall(r"\S", text)) / max(1, len(text))
+    assert blank_penalty(text, min_words=1) == float(solid < 0.10 or count_words(text) < 1)
+    assert blank_penalty(text, min_words=0) == float(solid < 0.10)
+
+
 def naive_self_repetition(text: str) -> float:
     """Return the formula as it is written, scanning the window of every gram."""
-    tokens = re.findall(r"\w+|[^\s]", text.lower())
+    tokens = naive_tokens(text)
     grams = [tuple(tokens[start : start + 4]) for start in range(len(tokens) - 3)]
     ngram = local = lines_share = 0.0
     if grams:
@@ -183,6 +216,9 @@ def naive_self_repetition(text: str) -> float:
         ("Go! Go, go! GO, go! Go.", 0.8 * (0.7 * (4 / 9 - 0.08) + 0.3 * 4 / 9)),
         # lines alone: three short lines, all equal, no gram at all
         ("no\n no \n\nno", 0.4 * 2 / 3),
+        # a token is found first and lower-cased then: that of U+0130 is i and a mark, and still one token
+        ("a \u0130b a \u0130b", 0.0),
+        ("a \u0130b " * 3, 0.8 * (0.7 * (1 / 3 - 0.08) + 0.3 / 3)),
         # entities are not undone here: & lt ; are three tokens, so 6 grams, 3 of them again
         ("&lt;&lt;&lt;", 0.8 * (0.7 * (0.5 - 0.08) + 0.3 * 0.5)),
     ],

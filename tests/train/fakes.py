@@ -118,7 +118,15 @@ def answer(request: object, number: int) -> Reply:
     return Reply(json.dumps(scores | {"bonus": None, "penalty": None}))
 
 
-def stage(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch, **train: object) -> StageContext:
+def stage(
+    tmp_path: Path,
+    url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    budget_usd: float | None = None,
+    reward: dict[str, object] | None = None,
+    **train: object,
+) -> StageContext:
     """Write a run whose train stage has its pairs, and return that stage's context."""
     monkeypatch.setenv("FAKE_API_KEY", "fake-key-of-a-test")
     base = tmp_path / "base"
@@ -132,13 +140,23 @@ def stage(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch, **train: ob
         "api_key_env": "FAKE_API_KEY",
         "identity": "fake",
         "model": "j",
+        "usd_per_million_completion_tokens": 1000.0,
     }
     config = {
         "run": "test",
         "store": {"url": "store"},
         "models": {"base": {"kind": "checkpoint", "path": "base", "dtype": "float32"}, "judge": outside},
         "data": {"books": ["book.epub"]},
-        "judges": {"judge": {"model": "judge", "form": "compact", "attempts": 1}},
+        "judges": {
+            "judge": {
+                "model": "judge",
+                "form": "compact",
+                "attempts": 1,
+                "max_tokens": 64,
+                "outage_s": 1.0,
+            }
+        },
+        "reward": reward or {},
         "train": {
             "base": "base",
             "judge": "judge",
@@ -154,7 +172,7 @@ def stage(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch, **train: ob
             "hri": {"warmup_steps": 1},
         }
         | train,
-        "execute": {"work_dir": "work"},
+        "execute": {"work_dir": "work", "budget_usd": budget_usd},
     }
     rows = [json.loads(line) for line in pairs.read_text().splitlines()]
     return make_context(tmp_path, config, "train", {"data": {"pairs.jsonl": rows}})

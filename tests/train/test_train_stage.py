@@ -7,17 +7,20 @@ from pathlib import Path
 
 import pytest
 from context import read_output
-from fake_endpoint import fake_endpoint
+from fake_endpoint import Reply, fake_endpoint
+from fake_endpoint import error as refusal
 from fakes import STORIES, answer, stage
 
-from polaris.errors import GuardError, InputError, Stopped, TransientError
+from polaris.artifact import to_rows
+from polaris.budget import prefix_of, spent_in
+from polaris.errors import BudgetError, ConfigError, GuardError, InputError, Stopped, TransientError
 from polaris.load import load
 from polaris.runtime import StopFlag
 from polaris.train import worker
 from polaris.train.checkpoint import Layout, write_layout
 from polaris.train.job import Job
 from polaris.train.nodes import Team
-from polaris.train.stage import Uploads, prepare, restore, run
+from polaris.train.stage import Uploads, book_unfinished, prepare, restore, restore_metrics, run, write
 from polaris.train.supervise import Trainer, worker_environment
 
 HERE = Path(__file__).parent
@@ -59,6 +62,57 @@ def test_a_stopped_run_goes_on_elsewhere(tmp_path, monkeypatch):
     log = "".join(path.read_text() for path in tmp_path.rglob("worker.log"))
     assert not any(story in log for story in STORIES)
     assert "fake-key-of-a-test" not in log
+
+
+@pytest.mark.slow
+def test_a_spent_budget_stops_it_saved_and_raised_nothing_is_paid_twice(tmp_path, monkeypatch):
+    with fake_endpoint(answer) as judge:
+        # An answer of 5 tokens costs 0.005 US$: this is for 25, which end within a step.
+        context = stage(tmp_path, judge.url, monkeypatch, budget_usd=0.125, max_steps=5, save_steps=100)
+        with pytest.raises(
+            BudgetError, match=r"^execute.budget_usd: value 0.125; .*; checkpoint-\d is saved$"
+        ):
+            run(context)
+        spent = len(judge.requests)
+        [stored] = context.progress.folders()
+        rows = to_rows(context.progress.get("metrics.jsonl"), "")
+        assert stored == f"checkpoint-{len(rows)}"
+        assert 0.005 * spent <= 0.125
+        books = spent_in(context.store, prefix_of(context.config))
+        assert (books.spent, books.held) == (pytest.approx(0.005 * spent), 0)
+        booked = json.loads(context.progress.get("spent.json"))
+        assert booked["calls"] == spent - sum(row["judge/calls"] for row in rows) > 0
+        # Another machine, and more money.
+        shutil.rmtree(tmp_path / "work")
+        context = stage(tmp_path, judge.url, monkeypatch, budget_usd=10.0, max_steps=5, save_steps=100)
+        run(context)
+    asked = [json.dumps(request["messages"]) for request in judge.requests]
+    assert len(asked) == len(set(asked)), "an answer was paid for twice"
+    assert context.cost["calls"] == len(asked)
+    assert context.cost["usd"] == pytest.approx(0.005 * len(asked))
+    assert (context.counts["judge_repaid"], context.counts["judge_failed"]) == (0, 0)
+    assert context.cost["cached_calls"] >= booked["calls"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("reply", "error", "message"),
+    [
+        (Reply("no judgement at all"), GuardError, "^the judge keeps failing: .*invalid answer.*"),
+        (refusal(401), ConfigError, "^models.judge.api_key_env: .*"),
+        (refusal(500), TransientError, "^the judge is out: 6 .* answered 500.*"),
+    ],
+)
+def test_a_judge_that_goes_bad_stops_it_with_a_checkpoint_in_the_store(
+    tmp_path, monkeypatch, reply, error, message
+):
+    with fake_endpoint(lambda request, number: answer(request, number) if number < 6 else reply) as judge:
+        reward = {"failed_window": 6, "max_failed_share": 0.4}
+        context = stage(tmp_path, judge.url, monkeypatch, reward=reward, save_steps=100)
+        with pytest.raises(error, match=f"{message}checkpoint-1 is saved$"):
+            run(context)
+    assert context.progress.folders() == ["checkpoint-1"]
+    assert [row["step"] for row in to_rows(context.progress.get("metrics.jsonl"), "")] == [1]
 
 
 @pytest.mark.slow
@@ -143,6 +197,41 @@ def test_rows_are_stored_before_their_checkpoint(tmp_path, monkeypatch):
     uploads.finish()
     assert context.progress.get("metrics.jsonl") == b'{"step": 1}\n'
     assert context.progress.folders() == [folder.name]
+
+
+def rows_of(*calls, **figures):
+    """Return a row a step: so many paid calls of six, the others found in the cache."""
+    rows = [{"step": i + 1, "judge/calls": n, "judge/cached": 6 - n} for i, n in enumerate(calls)]
+    return [row | figures for row in rows]
+
+
+def test_what_lost_steps_cost_and_met_is_counted_and_what_was_paid_for_again(tmp_path, monkeypatch):
+    context = stage(tmp_path, "http://127.0.0.1:9/v1", monkeypatch)
+    output = context.work / "out"
+    (output / "model").mkdir(parents=True)
+    path = output / "metrics.jsonl"
+
+    def taken(rows):
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    taken(rows_of(6, 6, 6, **{"judge/usd": 0.5, "judge/retries": 2}))
+    restore_metrics(context, path, 1)
+    # The second step finds four of its six answers in the cache, the third none: other stories.
+    taken(rows_of(6, 2, 6, **{"judge/usd": 0.5}))
+    unfinished = {"step": 4, "judge/calls": 3, "judge/cached": 0, "judge/usd": 0.25, "judge/repairs": 1}
+    (output / "unfinished.json").write_text(json.dumps(unfinished))
+    book_unfinished(context, output)
+    book_unfinished(context, output)
+    # The fourth finds what it had paid for.
+    taken([*rows_of(6, 2, 6), {"step": 4, "judge/calls": 3, "judge/cached": 3, "judge/repairs": 2}])
+    (output / "counts.json").write_text("{}")
+    write(context, context.config.train, Job(*[path] * 3, output))
+    assert context.cost["calls"] == 6 + 2 + 6 + 3 + (6 + 6 + 3)
+    assert context.cost["usd"] == 0.5 + 0.5 + 0.25
+    assert context.counts["judge_repaid"] == 2 + 6
+    assert (context.counts["judge_retries"], context.counts["judge_repairs"]) == (4, 3)
+    assert context.counts["judge_rate_limited"] == 0
+    assert context.counts["judge_calls"] == 17
 
 
 def test_workers_train_by_the_configuration_that_the_digest_was_made_of(tmp_path, monkeypatch):

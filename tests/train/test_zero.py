@@ -1,5 +1,6 @@
 """Two gloo processes under DeepSpeed through the worker's own code; the judge is INVENTED."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,28 +12,31 @@ from models import tiny_model
 from safetensors.torch import load_file
 
 from polaris.train.checkpoint import complete
+from polaris.train.job import read_status
 
 pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
 
 
-def torchrun(job, processes):
+def torchrun(job, processes, program="fakes.py", **variables):
+    """Run a program as so many processes; return their exit code and what they said last."""
     paths = [str(HERE), str(HERE.parent), str(HERE.parent.parent), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "OMP_WAIT_POLICY": "passive",
         "PYTHONPATH": os.pathsep.join(paths),
+        **variables,
     }
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     done = subprocess.run(
-        [*command, str(HERE / "fakes.py"), *job.arguments()],
+        [*command, str(HERE / program), *job.arguments()],
         env=environment,
         capture_output=True,
         text=True,
         timeout=280,
     )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.returncode, done.stdout[-3000:] + done.stderr[-3000:]
 
 
 @pytest.mark.parametrize("stage", [2, 3])
@@ -40,7 +44,8 @@ def test_two_processes_do_an_hri_step(tmp_path, stage):
     base = tiny_model(tmp_path / "base")
     settings = {"processes": 2, "zero_stage": stage, "micro_batch": 1, "max_steps": 2}
     job = write_job(tmp_path / "zero", base, **settings)
-    torchrun(job, 2)
+    code, said = torchrun(job, 2)
+    assert code == 0, said
     one, two = metrics(job)
     assert (one["hri/references"], two["hri/references"]) == (0, 2)
     assert two["judge/calls"] == 6
@@ -51,3 +56,29 @@ def test_two_processes_do_an_hri_step(tmp_path, stage):
     assert trained.keys() == before.keys()
     assert all(trained[name].shape == before[name].shape for name in before)
     assert any((trained[name] != before[name]).any() for name in before)
+
+
+@pytest.mark.parametrize("zero", [0, 3])
+def test_one_processs_judge_stops_both_and_they_save_together(tmp_path, zero):
+    base = tiny_model(tmp_path / "base")
+    settings = {"processes": 2, "zero_stage": zero, "micro_batch": 1, "max_steps": 3, "save_steps": 100}
+    whole = write_job(tmp_path / "whole", base, **settings)
+    code, said = torchrun(whole, 2)
+    assert code == 0, said
+    job = write_job(tmp_path / "stopped", base, **settings)
+    # Rank 1 alone meets it, at the last of its three calls of the third step.
+    code, said = torchrun(job, 2, "faulty.py", FAKE_FAULT_RANK="1", FAKE_FAULT_CALL="9")
+    assert code == 1, said
+    message = "execute.budget_usd: value 1; spent; checkpoint-2 is saved"
+    assert read_status(job.output) == {"code": 4, "message": message}
+    assert [path.name for path in complete(job.checkpoints)] == ["checkpoint-2"]
+    assert json.loads((job.output / "unfinished.json").read_text())["judge/calls"] == 6
+    resumed = write_job(tmp_path / "stopped", base, resume=job.checkpoints / "checkpoint-2", **settings)
+    (job.output / "status.json").unlink()
+    code, said = torchrun(resumed, 2)
+    assert code == 0, said
+    assert [row["step"] for row in metrics(resumed)] == [1, 2, 3]
+    for name in ("reward", "lengths/words_mean", "hri/reference_reward"):
+        assert metrics(resumed)[2][name] == pytest.approx(metrics(whole)[2][name]), name
+    ours, theirs = (load_file(one.output / "model" / "model.safetensors") for one in (resumed, whole))
+    assert all((ours[name] == theirs[name]).all() for name in theirs)

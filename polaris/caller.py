@@ -1,0 +1,286 @@
+"""One question in, its answer out after as many attempts as it takes, or why there is none.
+
+Limits, retries, deadlines, budget and the counting of cost come together here; what an answer is remembered
+by is the client's business (`polaris/llm.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from polaris.chat import (
+    AnswerTier,
+    CallFailed,
+    ChatAnswer,
+    ChatRequest,
+    Endpoint,
+    Prices,
+    Retry,
+    Usage,
+    derived_seed,
+)
+from polaris.limits import Gate, Limits
+from polaris.protocol import BROKEN_OFF, Reading, body, prompt_estimate, read, retryable
+from polaris.retries import Call, Retries
+from polaris.runtime import get_logger
+
+if TYPE_CHECKING:
+    import openai
+
+    from polaris.budget import Budget
+
+CONNECT_S = 30.0
+"""Longest wait for a connection: an endpoint that is not there must not cost a whole time-out."""
+
+Sleep = Callable[[float], Awaitable[None]]
+
+log = get_logger("llm")
+
+
+class Caller:
+    """Asks one endpoint, as often and as many calls at once as it bears.
+
+    A place is held while an attempt is out, never by a call that waits to retry; retries go before new calls.
+    It may be used from one event loop after another (`asyncio.run` twice), never from two at once.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        limits: Limits,
+        retries: Retries,
+        *,
+        timeout_s: float,
+        prices: Prices,
+        budget: Budget | None,
+        sleep: Sleep = asyncio.sleep,
+        clock: Callable[[], float] = time.monotonic,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Set up, without a connection yet; the arguments are `ChatClient`'s."""
+        self.endpoint = endpoint
+        self.usage = Usage()
+        self.budget = budget
+        self._limits = limits
+        self._retries = retries
+        self._timeout_s = timeout_s
+        self._prices = prices
+        self._sleep = sleep
+        self._clock = clock
+        self._stopped = stopped
+        self._answered = self._written = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._client: openai.AsyncOpenAI | None = None
+        self._gate = Gate(limits, stopped=stopped)
+
+    async def aclose(self) -> None:
+        """Close the connections made in the running loop."""
+        if self._client is not None and self._loop is asyncio.get_running_loop():
+            await self._client.close()
+        self._client = self._loop = None
+
+    @property
+    def sdk(self) -> openai.AsyncOpenAI:
+        """The SDK's client of the running event loop, its own retries off."""
+        self._enter_loop()
+        assert self._client is not None
+        return self._client
+
+    def body(self, request: ChatRequest, key: str) -> dict[str, Any]:
+        """Return the body of the POST that asks the request, at the standard tier."""
+        return self._body(Call(request, key, 0, "standard"))
+
+    def estimate_usd(self, request: ChatRequest, tier: AnswerTier = "standard") -> float:
+        """Return about what one answer costs: its prompt by its length, the answer as those so far."""
+        prompt, completion = self._estimate(request)
+        return self._prices.usd(prompt, completion, tier=tier)
+
+    def accept(
+        self,
+        request: ChatRequest,
+        completion: Any,
+        *,
+        tier: AnswerTier | None = None,
+        attempts: int = 1,
+        latency_s: float = 0.0,
+    ) -> ChatAnswer:
+        """Return what a `ChatCompletion` of the SDK answers, once it is booked in `usage`.
+
+        `tier` is how it was sold; None takes the completion's own word. Raises Retry if the endpoint gave
+        up, CallFailed if it refused.
+        """
+        reading = read(completion, request)
+        tier = tier or reading.tier
+        usd = self._book(reading.prompt_tokens, reading.completion_tokens, reading.cached_prompt_tokens, tier)
+        return self._checked(reading, usd, tier, attempts, latency_s)
+
+    async def _ask(self, request: ChatRequest, key: str) -> ChatAnswer:
+        call = Call(request, key, sum(self._estimate(request)), self.endpoint.tier)
+        self._retries.under_way += 1
+        try:
+            while True:
+                try:
+                    return await self._attempt(call)
+                except Retry as retry:
+                    wait_s = self._next_wait_s(call, retry)
+                await self._sleep(wait_s)
+        except CallFailed as failed:
+            raise self._failed(failed) from None
+        finally:
+            self._retries.under_way -= 1
+
+    async def _attempt(self, call: Call) -> ChatAnswer:
+        """Ask once, within the limits; raise Retry for what may go better the next time."""
+        gate = self._gate
+        place = await gate.enter(call.tokens, again=call.attempts > 0)
+        used: int | None = None
+        refused: bool | None = None
+        try:
+            self._retries.begin(call, self._clock())
+            reserved = self.estimate_usd(call.request, call.tier)
+            if self.budget is not None:
+                await self.budget.reserve(reserved)
+            reading, usd = await self._paid(call, reserved)
+            refused, used = False, reading.prompt_tokens + reading.completion_tokens
+        except Retry as retry:
+            # A full tier is no word on how many calls the endpoint bears.
+            refused = None if retry.kind == "no room" else retry.kind == "rate limited"
+            raise
+        finally:
+            self.usage.backoffs += gate.leave(place, used, refused=refused)
+        now = self._clock()
+        answer = self._checked(reading, usd, reading.tier, call.attempts, now - call.attempt_begun)
+        self._retries.answered(now)
+        return answer
+
+    async def _paid(self, call: Call, reserved: float) -> tuple[Reading, float]:
+        """Send the request and book what it costs: in `usage`, and in the budget in place of `reserved`."""
+        cost = reserved
+        try:
+            left_s = min(self._timeout_s, self._retries.left_s(call, self._clock()))
+            try:
+                async with asyncio.timeout(left_s):
+                    completion = await self._post(self._body(call))
+                cost = 0.0
+                reading = read(completion, call.request)
+            except asyncio.CancelledError:
+                self._book_unanswered(reserved)
+                raise
+            except Exception as error:
+                cost = 0.0
+                retry = self._fault(call, error)
+                if retry.kind in ("timed out", "unanswered"):
+                    cost = reserved
+                    self._book_unanswered(reserved)
+                raise retry from None
+            cost = self._book(
+                reading.prompt_tokens, reading.completion_tokens, reading.cached_prompt_tokens, reading.tier
+            )
+            return reading, cost
+        finally:
+            if self.budget is not None:
+                self.budget.settle(reserved, cost)
+
+    async def _post(self, asked: dict[str, Any]) -> Any:
+        from openai.types.chat import ChatCompletion
+
+        # As a body, not as arguments: those the SDK looks through one by one, which takes it longer than all
+        # the rest, and it refuses what it does not know.
+        return await self.sdk.post("/chat/completions", body=asked, cast_to=ChatCompletion)
+
+    def _body(self, call: Call) -> dict[str, Any]:
+        seed = derived_seed(call.key) if call.request.seed is None else call.request.seed
+        return body(self.endpoint, call.request, seed=seed, tier=call.tier)
+
+    def _fault(self, call: Call, error: Exception) -> Retry:
+        """Return what an attempt failed of; raise what no further attempt mends."""
+        try:
+            return retryable(
+                error, self.endpoint, flex=call.tier == "flex", schema=call.request.schema is not None
+            )
+        except CallFailed:
+            self._retries.answered(self._clock())
+            raise
+
+    def _next_wait_s(self, call: Call, retry: Retry) -> float:
+        """Return the seconds until the next attempt, which is counted; raise CallFailed if there is none."""
+        usage, tier = self.usage, call.tier
+        usage.rate_limited += retry.kind in ("rate limited", "no room")
+        wait_s = self._retries.wait_s(call, retry, self._clock())
+        usage.retries += 1
+        usage.tier_fallbacks += call.tier != tier
+        log.info(
+            "retry",
+            model=self.endpoint.model,
+            why=retry.reason,
+            attempt=call.attempts,
+            wait_s=round(wait_s, 2),
+        )
+        return wait_s
+
+    def _checked(
+        self, reading: Reading, usd: float, tier: AnswerTier, attempts: int, latency_s: float
+    ) -> ChatAnswer:
+        if reading.finish_reason in BROKEN_OFF:
+            raise Retry(f"finished with '{reading.finish_reason}'")
+        if reading.finish_reason == "content_filter":
+            raise CallFailed("refused: the content filter stopped the answer", kind="refused")
+        return ChatAnswer(
+            reading.text,
+            reading.finish_reason,
+            reading.prompt_tokens,
+            reading.completion_tokens,
+            reasoning=reading.reasoning,
+            attempts=attempts,
+            usd=usd,
+            latency_s=latency_s,
+            tier=tier,
+        )
+
+    def _estimate(self, request: ChatRequest) -> tuple[int, int]:
+        mean = self._written // self._answered if self._answered else request.max_tokens // 4
+        return prompt_estimate(request), min(mean, request.max_tokens)
+
+    def _book(self, prompt: int, completion: int, cached_prompt: int, tier: AnswerTier) -> float:
+        usd = self._prices.usd(prompt, completion, cached_prompt_tokens=cached_prompt, tier=tier)
+        usage = self.usage
+        usage.calls += 1
+        usage.flex_calls += tier == "flex"
+        usage.batch_calls += tier == "batch"
+        usage.prompt_tokens += prompt
+        usage.completion_tokens += completion
+        usage.cached_prompt_tokens += cached_prompt
+        usage.usd += usd
+        self._answered += 1
+        self._written += completion
+        return usd
+
+    def _book_unanswered(self, usd: float) -> None:
+        self.usage.unanswered += 1
+        self.usage.usd += usd
+
+    def _failed(self, failed: CallFailed) -> CallFailed:
+        self.usage.failures += 1
+        log.info("call_failed", model=self.endpoint.model, why=failed.reason, kind=failed.kind)
+        return failed
+
+    def _enter_loop(self) -> None:
+        """Make connections for the running loop: those of another one are dead with it."""
+        loop = asyncio.get_running_loop()
+        if self._client is not None and self._loop is loop:
+            return
+        import openai
+
+        self._loop = loop
+        self._gate = Gate(self._limits, stopped=self._stopped)
+        self._client = openai.AsyncOpenAI(
+            base_url=self.endpoint.url,
+            api_key=self.endpoint.api_key or "none",
+            max_retries=0,
+            timeout=openai.Timeout(self._timeout_s, connect=min(CONNECT_S, self._timeout_s)),
+            # A proxy of the environment leads to the world, not to the model beside us.
+            http_client=openai.DefaultAsyncHttpxClient(trust_env=False) if self.endpoint.ours else None,
+        )

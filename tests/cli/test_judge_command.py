@@ -1,0 +1,326 @@
+"""`polaris judge prompt` and `polaris judge score` against a FAKE judge: its scores mean nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import Result
+from context import settings
+from fake_endpoint import FakeEndpoint, Reply, error, fake_endpoint
+from typer.testing import CliRunner
+
+from polaris.artifact import to_rows
+from polaris.cli import app
+from polaris.errors import BudgetError, ConfigError, InputError, PolarisError, TransientError
+from polaris.judge.prompt import messages
+from polaris.judge.rubric import json_schema, load_rubric, rubric_identity
+from polaris.judge.stories import NO_PROMPT
+from polaris.runtime import StopFlag
+
+FILES = ("scores.jsonl", "failures.jsonl", "summary.json")
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-fake-0123456789")
+    monkeypatch.setenv("FAKE_API_KEY", "sk-fake-9876543210")
+    monkeypatch.setattr(StopFlag, "install", lambda _: None)
+
+
+@pytest.fixture
+def stories(tmp_path: Path) -> Path:
+    rows = [{"id": f"s{n}", "story": f"Fox {n} slept.", "prompt": "Of a fox."} for n in range(6)]
+    path = tmp_path / "stories.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def answer(p1: int = 3) -> Reply:
+    found: dict[str, Any] = {dimension.key: 1 for dimension in load_rubric().dimensions}
+    used = {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100}
+    return Reply(json.dumps(found | {"P1": p1, "bonus": None, "penalty": None}), usage=used)
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["judge", *map(str, arguments)])
+
+
+def scored(server: FakeEndpoint, stories: Path, out: Path, *more: object) -> Result:
+    flags = ("--url", server.url, "--model", "m", "--form", "compact", "--outage-s", "0")
+    return invoke("score", stories, "--out", out, *flags, *more)
+
+
+def failed(result: Result, kind: type[PolarisError]) -> str:
+    assert isinstance(result.exception, kind), result.output
+    return str(result.exception)
+
+
+def test_stories_are_scored_into_a_folder(stories: Path, tmp_path: Path) -> None:
+    with fake_endpoint(lambda _, number: answer(number)) as server:
+        price = ("--usd-per-million-prompt", 1, "--usd-per-million-completion", 10)
+        done = scored(server, stories, tmp_path / "out", "--identity", "acme/m-70B", *price)
+    assert done.exit_code == 0, done.output
+    scores = to_rows((tmp_path / "out/scores.jsonl").read_bytes(), "scores")
+    assert [row["id"] for row in scores] == [f"s{n}" for n in range(6)]
+    assert {(row["judge"], row["words"], row["target_word_count"]) for row in scores} == {
+        ("acme/m-70B", 3, None)
+    }
+    assert (tmp_path / "out/failures.jsonl").read_bytes() == b""
+    found = json.loads((tmp_path / "out/summary.json").read_bytes())
+    assert (found["n"], found["n_failed"], found["judgements"]) == (6, 0, 6)
+    assert found["overall"]["value"] == pytest.approx(-2.5)
+    assert found["overall"]["low"] < -2.5 < found["overall"]["high"]
+    assert found["labels"] == {"very_poor": 6}
+    assert (found["judge"], found["rubric"]) == ("acme/m-70B", rubric_identity("compact"))
+    assert found["caveat"] is None
+    assert found["cost"]["usd"] == pytest.approx(6 * (1000 * 1 + 100 * 10) / 1e6)
+    assert found["dimensions"]["P1"] == pytest.approx(2.5)
+    for said in ("mean overall -2.5", "very_poor 6", "s0", "6 judged", "0.0120 US$ now", "6 calls"):
+        assert said in done.output
+
+
+def test_a_small_judge_gets_its_caveat(stories: Path, tmp_path: Path) -> None:
+    with fake_endpoint(lambda *_: answer()) as server:
+        done = scored(server, stories, tmp_path / "out", "--identity", "tiny-135M")
+    told = "its scores prove the plumbing and mean nothing"
+    assert told in json.loads((tmp_path / "out/summary.json").read_bytes())["caveat"]
+    assert all(
+        told in row["caveat"] for row in to_rows((tmp_path / "out/scores.jsonl").read_bytes(), "scores")
+    )
+    assert "mean nothing" in done.output
+
+
+def test_a_second_call_asks_only_for_what_is_missing(stories: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with fake_endpoint(lambda _, number: answer(number)) as server:
+        scored(server, stories, out)
+        first = (out / "scores.jsonl").read_bytes()
+        with stories.open("a") as file:
+            file.write('{"id": "new", "story": "A new one."}\n')
+        done = scored(server, stories, out)
+        assert len(server.requests) == 7
+    assert done.exit_code == 0
+    assert set(first.splitlines()) < set((out / "scores.jsonl").read_bytes().splitlines())
+    found = json.loads((out / "summary.json").read_bytes())
+    assert (found["cost"]["calls"], found["cost"]["cached_calls"], found["without_prompt"]) == (1, 6, 1)
+
+
+def test_failures_are_listed_and_are_no_scores(stories: Path, tmp_path: Path) -> None:
+    def reply(request: dict[str, Any], _: int) -> Reply:
+        return Reply("nonsense") if "Fox 2" in json.dumps(request["messages"]) else answer()
+
+    with fake_endpoint(reply) as server:
+        done = scored(server, stories, tmp_path / "out", "--repeats", 2)
+    assert done.exit_code == 0
+    failures = to_rows((tmp_path / "out/failures.jsonl").read_bytes(), "failures")
+    assert [(row["id"], row["repeat"]) for row in failures] == [("s2", 0), ("s2", 1)]
+    found = json.loads((tmp_path / "out/summary.json").read_bytes())
+    assert (found["n"], found["n_failed"], found["judgements_failed"]) == (5, 1, 2)
+    assert "invalid answer" in done.output and "failed" in done.output
+
+
+def test_bad_rows_are_told_and_nothing_is_asked(stories: Path, tmp_path: Path) -> None:
+    with stories.open("a") as file:
+        file.write('{"id": 1, "story": "x"}\nnonsense\n')
+    with fake_endpoint(lambda *_: answer()) as server:
+        told = failed(scored(server, stories, tmp_path / "out"), InputError)
+    assert told.splitlines() == [
+        f"{stories}:7: id: 1; expected text of one or more characters",
+        f"{stories}:8: row: no JSON; expected a JSON object on one line",
+    ]
+    assert server.requests == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_spent_budget_keeps_all_and_goes_on_when_raised(stories: Path, tmp_path: Path) -> None:
+    out, price = tmp_path / "out", ("--usd-per-million-prompt", 1e6 / 1000, "--concurrency", 1)
+    with fake_endpoint(lambda *_: answer()) as server:
+        told = failed(scored(server, stories, out, *price, "--budget-usd", 3.5), BudgetError)
+        asked = len(server.requests)
+        assert 1 <= asked <= 4
+        assert "--budget-usd" in told and "judgements are kept" in told
+        assert not any((out / name).exists() for name in FILES)
+        assert scored(server, stories, out, *price, "--budget-usd", 50).exit_code == 0
+        assert len(server.requests) == 6
+
+
+def test_an_endpoint_that_is_down_is_transient(stories: Path, tmp_path: Path) -> None:
+    with fake_endpoint(lambda *_: error(503)) as server:
+        config = tmp_path / "run.yaml"
+        judge = {"model": "reader", "form": "compact", "attempts": 1, "outage_s": 0}
+        config.write_text(yaml.safe_dump(settings(tmp_path, server.url, judges={"judge": judge})))
+        told = failed(invoke("score", stories, "--out", tmp_path / "out", "--config", config), TransientError)
+    assert "judges.judge.outage_s" in told and "0 of 6 judgements are kept" in told
+    assert not any((tmp_path / "out" / name).exists() for name in FILES)
+
+
+def test_a_signal_keeps_what_is_paid_for(stories: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "polaris", "judge", "score", str(stories), "--out", str(out)]
+    begun: list[subprocess.Popen[bytes]] = []
+
+    def reply(_: dict[str, Any], number: int) -> Reply:
+        if number == 2:
+            begun[0].send_signal(signal.SIGTERM)
+        return Reply(answer().text, delay_s=0.3)
+
+    with fake_endpoint(reply) as server:
+        flags = ["--url", server.url, "--model", "m", "--form", "compact", "--concurrency", "1"]
+        begun.append(subprocess.Popen([*command, *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+        _, told = begun[0].communicate(timeout=120)
+        assert begun[0].returncode == 143, told
+        assert told.decode().splitlines()[-1] == "error: stopped by signal 15; progress is saved"
+        assert not any((out / name).exists() for name in FILES)
+        asked = len(server.requests)
+        assert asked == 3
+    with fake_endpoint(lambda *_: answer()) as server:
+        assert scored(server, stories, out).exit_code == 0
+        assert len(server.requests) == 6 - asked
+
+
+def test_a_configured_judge_is_asked_as_it_is_configured(stories: Path, tmp_path: Path) -> None:
+    with fake_endpoint(lambda *_: answer()) as server:
+        config = tmp_path / "run.yaml"
+        config.write_text(yaml.safe_dump(settings(tmp_path, server.url)))
+        (tmp_path / "book.epub").unlink()
+        done = invoke("score", stories, "--out", tmp_path / "out", "-c", config, "--repeats", 2)
+        assert done.exit_code == 0, done.output
+        assert server.headers[0]["authorization"] == "Bearer sk-fake-9876543210"
+        assert len(server.requests) == 12
+    found = json.loads((tmp_path / "out/summary.json").read_bytes())
+    assert (found["judge"], found["repeats"]) == ("fake/reader", 2)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ([], "--url: missing; give --config with --judge, or --url and --model"),
+        (["--url", "http://h/v1"], "--model: missing; give --config with --judge, or --url and --model"),
+        (["--judge", "x"], "--judge: given without --config; name a run's YAML file too"),
+        (["--url", "h", "--model", "m"], "--url: value 'h'; "),
+        (["--url", "http://h/v1", "--model", "m", "--form", "long"], "--form: value 'long'; expected 'full'"),
+        (["--url", "http://h/v1", "--model", "m", "--effort", "x"], "--effort: value 'x'; expected 'none'"),
+        (["--url", "http://h/v1", "--model", "m", "--repeats", "0"], "--repeats: value '0'; expected"),
+        (
+            ["--url", "http://h/v1", "--model", "m", "--provider", "vllm", "--batch"],
+            "--batch: value true; --url (vllm) has no batch files",
+        ),
+        (
+            ["--url", "http://h/v1", "--model", "m", "--budget-usd", "3"],
+            "--budget-usd: value 3; --url has no price; give its --usd-per-million-prompt and",
+        ),
+        (
+            ["--url", "http://h/v1", "--model", "m", "--api-key-env", "NO_SUCH_KEY"],
+            "--api-key-env: neither NO_SUCH_KEY nor NO_SUCH_KEY_FILE is set",
+        ),
+    ],
+)
+def test_bad_flags_are_named(stories: Path, tmp_path: Path, flags: list[str], said: str) -> None:
+    told = failed(invoke("score", stories, "--out", tmp_path / "out", *flags), ConfigError)
+    assert told.startswith(said), told
+
+
+def test_the_judge_of_a_configuration_is_named(stories: Path, tmp_path: Path) -> None:
+    found = settings(tmp_path)
+    found["judges"]["other"] = {"model": "reader"}
+    config = tmp_path / "run.yaml"
+    config.write_text(yaml.safe_dump(found))
+    asked = ("score", stories, "--out", tmp_path / "out", "--config", config)
+    assert failed(invoke(*asked), ConfigError) == "--judge: missing; expected one of: judge, other"
+    told = failed(invoke(*asked, "--judge", "x"), ConfigError)
+    assert told == "--judge: value 'x'; expected one of: judge, other"
+    told = failed(invoke(*asked, "--judge", "judge", "--url", "http://h/v1"), ConfigError)
+    assert told == "--url: given with --config, which names the endpoint"
+
+
+def test_a_folder_that_cannot_be_written_is_named(stories: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    with fake_endpoint(lambda *_: answer()) as server:
+        told = failed(scored(server, stories, tmp_path / "out"), ConfigError)
+    assert told.startswith("--out: ")
+
+
+@pytest.fixture
+def prompt_json(tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    rows = [
+        {"id": "a", "prompt": "Of a fox.", "story": "It slept."},
+        {"id": "b", "story": "\u001b[2J\0\ud800"},
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def shown(*flags: object) -> dict[str, Any]:
+        done = invoke("prompt", path, "--json", *flags)
+        assert done.exit_code == 0, done.output
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    return shown
+
+
+def test_a_prompt_is_what_the_judge_is_sent(
+    prompt_json: Callable[..., dict[str, Any]], stories: Path, tmp_path: Path
+) -> None:
+    found = prompt_json()
+    assert found["messages"] == messages("Of a fox.", "It slept.", "full")
+    assert (found["schema"], found["rubric"]) == (json_schema("full"), rubric_identity("full"))
+    found = prompt_json("--id", "b", "--form", "compact", "--structured", "prompt")
+    assert found["messages"] == messages(NO_PROMPT, "\u001b[2J\0\ud800", "compact", schema=True)
+    assert found["schema"] is None
+    with fake_endpoint(lambda *_: answer()) as server:
+        scored(server, stories, tmp_path / "out")
+    sent = [request["messages"] for request in server.requests]
+    asked = json.loads(invoke("prompt", stories, "--id", "s3", "--form", "compact", "--json").stdout)
+    assert asked["messages"] in sent
+    assert asked["schema"] == server.requests[0]["response_format"]["json_schema"]["schema"]
+
+
+def test_a_prompt_takes_its_form_from_a_configuration(
+    prompt_json: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    judges = {"judge": {"model": "reader", "form": "compact", "structured": "prompt"}}
+    config = tmp_path / "run.yaml"
+    config.write_text(yaml.safe_dump(settings(tmp_path, judges=judges)))
+    found = prompt_json("--config", config)
+    assert (found["rubric"], found["structured"]) == (rubric_identity("compact"), "prompt")
+    assert prompt_json("--config", config, "--form", "full")["rubric"] == rubric_identity("full")
+
+
+def test_a_prompt_is_printed_under_headings(stories: Path) -> None:
+    done = invoke("prompt", stories, "--line", 2)
+    for said in ("= system message =", "= user message =", "JSON schema that the answer is held to"):
+        assert said in done.stdout
+    assert "Fox 1 slept." in done.stdout and "Fox 0" not in done.stdout
+    user = messages("Of a fox.", "Fox 1 slept.", "full")[1]["content"]
+    assert user in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "kind", "said"),
+    [
+        (["--line", "9"], InputError, "holds no line 9"),
+        (["--id", "x"], InputError, "holds no id 'x'"),
+        (["--line", "1", "--id", "s1"], ConfigError, "--line: given with --id"),
+        (["--form", "x"], ConfigError, "--form: judge form 'x' is unknown"),
+        (["--structured", "x"], ConfigError, "--structured: value 'x'; expected json_schema or prompt"),
+    ],
+)
+def test_a_prompt_of_no_row_is_an_error(
+    stories: Path, flags: list[str], kind: type[PolarisError], said: str
+) -> None:
+    assert said in failed(invoke("prompt", stories, *flags), kind)
+
+
+def test_help_shows_examples() -> None:
+    for name in ("score", "prompt"):
+        done = CliRunner().invoke(app, ["judge", name, "--help"], env=os.environ | {"COLUMNS": "200"})
+        assert "Examples: " in done.stdout
