@@ -21,8 +21,14 @@ REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 """What stands for a character that cannot be sent (NUL, half a surrogate pair)."""
 
 _WORD = re.compile(r"\w+")
-_LENGTH = re.compile(r"(\d{1,3}(?:,\d{3})+|\d+)\s+words\s+long", re.IGNORECASE)
-_SENTENCE_END = re.compile(r"[.!?]+[\"'”’)\]]*(?=\s|$)|\n")
+_LENGTH = re.compile(
+    r"(?<!\d)(?<!\d[.,])(\d{1,3}(?:[,.\u00a0\u2009\u202f]\d{3})+|\d+)\s+words?\s+long", re.IGNORECASE
+)
+_SENTENCE_END = re.compile(
+    r"(?<!\bMr)(?<!\bMs)(?<!\bDr)(?<!\bSt)(?<!\bMrs)(?<!\bProf)[.!?]+[\"'”’)\]]*(?=\s|$)|\n"
+)
+_MOST_DIGITS = 12
+"""Of a longer number the first so many are read: Python reads no number of any length."""
 
 
 def encodable(text: str) -> str:
@@ -44,10 +50,10 @@ def length_sentence(words: int) -> str:
 def target_from_prompt(prompt: str) -> int | None:
     """Return the target in words that the prompt's last "N words long" names, else None.
 
-    Thousands separators count: "1,500 words long" is 1500.
+    Thousands separators count: "1,500 words long" is 1500, and so is "1.500 words long".
     """
-    found = _LENGTH.findall(prompt)
-    return int(found[-1].replace(",", "")) if found else None
+    found = ["".join(filter(str.isdecimal, number)) for number in _LENGTH.findall(prompt)]
+    return int(found[-1][:_MOST_DIGITS]) if found else None
 
 
 def story_id(prompt: str, target: int) -> str:
@@ -74,5 +80,10 @@ def without_length_sentence(prompt: str) -> str:
     for end in _SENTENCE_END.finditer(prompt, 0, last.start()):
         start = end.end()
     stop = _SENTENCE_END.search(prompt, last.end())
-    tail = prompt[stop.end() :] if stop else ""
-    return " ".join(part for part in (prompt[:start].rstrip(), tail.lstrip()) if part) or prompt
+    # A line break that ends the sentence is part of what follows it.
+    rest = prompt[stop.start() if stop.group() == "\n" else stop.end() :] if stop else ""
+    before, after = prompt[:start].rstrip(), rest.strip()
+    if not before or not after:
+        return before or after or prompt
+    lines = max(prompt[len(before) : start].count("\n"), rest[: rest.index(after)].count("\n"))
+    return f"{before}{chr(10) * min(lines, 2) or ' '}{after}"

@@ -33,7 +33,7 @@ class Judgement:
         penalty: 0 to 8, or None where the judge saw none.
         notes: the judge's sentences by key (full form).
         quotes: the judge's quotes by key (full form).
-        quote_validity: share of the quotes that are in the story; None where there is no quote.
+        quote_validity: share of the quotes, given or demanded, that are in the story; None without any.
         unsupported: catch-alls scored without the evidence they need, and therefore counted as 0.
 
     Raises:
@@ -106,10 +106,10 @@ class Judgement:
         quotes = _mapping(found.get("quotes", {}), "quotes")
         notes = _mapping(found.get("notes", {}), "notes")
         return cls(
-            positive=dict(_mapping(found["positive"], "positive")),
-            negative=dict(_mapping(found["negative"], "negative")),
-            bonus=found["bonus"],
-            penalty=found["penalty"],
+            positive=_wholes(_mapping(found["positive"], "positive")),
+            negative=_wholes(_mapping(found["negative"], "negative")),
+            bonus=_whole(found["bonus"]),
+            penalty=_whole(found["penalty"]),
             notes={key: _text(note, f"notes.{key}") for key, note in notes.items()},
             quotes={key: _texts(values, f"quotes.{key}") for key, values in quotes.items()},
             quote_validity=_share(found.get("quote_validity")),
@@ -144,20 +144,23 @@ def judgement_from_answer(answer: object, form: Form, story: str) -> Judgement:
     data = _mapping(answer, "answer")
     catch_alls = [catch_all.key for catch_all in rubric.catch_alls]
     _keys(data, [dimension.key for dimension in rubric.dimensions] + catch_alls, "answer")
-    scores: dict[str, Any] = dict(data)
+    scores: dict[str, Any] = _wholes(data)
     notes: dict[str, str] = {}
     quotes: dict[str, tuple[str, ...]] = {}
     unsupported: list[str] = []
+    there = _Quotes(story)
     if full:
         for dimension in rubric.dimensions:
             key = dimension.key
             scores[key], notes[key], quotes[key] = _full_dimension(data[key], key)
+            there.count(quotes[key], needed=not dimension.positive and scores[key] != 0)
         for catch_all in rubric.catch_alls:
             key = catch_all.key
             if data[key] is None:
                 continue
-            scores[key], notes[key], quotes[key], supported = _full_catch_all(data[key], key, catch_all.max)
-            if not supported:
+            scores[key], notes[key], quotes[key], named = _full_catch_all(data[key], key, catch_all.max)
+            quoted = there.count(quotes[key], needed=scores[key] >= 2)
+            if scores[key] and not (named and (scores[key] < 2 or quoted)):
                 scores[key] = 0
                 unsupported.append(key)
     return Judgement(
@@ -167,7 +170,7 @@ def judgement_from_answer(answer: object, form: Form, story: str) -> Judgement:
         penalty=scores["penalty"],
         notes=notes,
         quotes=quotes,
-        quote_validity=quote_validity([quote for found in quotes.values() for quote in found], story),
+        quote_validity=there.share,
         unsupported=tuple(unsupported),
     )
 
@@ -178,14 +181,34 @@ def quote_validity(quotes: Sequence[str], story: str) -> float | None:
     Runs of white space, kinds of quotation mark and invisible characters do not count, nor do quotation
     marks around a quote; letters, their case and other punctuation do. An empty quote is in no story.
     """
-    if not quotes:
-        return None
-    told = _normalised(story)
-    found = 0
-    for quote in quotes:
-        wanted = _normalised(quote).strip("' ")
-        found += bool(wanted) and wanted in told
-    return found / len(quotes)
+    there = _Quotes(story)
+    there.count(quotes)
+    return there.share
+
+
+class _Quotes:
+    """Counts the quotes of one judgement that are in its story; one that is demanded and missing is not."""
+
+    def __init__(self, story: str) -> None:
+        self._story = story
+        self._told: str | None = None
+        self._asked = self._found = 0
+
+    @property
+    def share(self) -> float | None:
+        return self._found / self._asked if self._asked else None
+
+    def count(self, quotes: Sequence[str], *, needed: bool = False) -> bool:
+        """Count them; return whether one is in the story. `needed` says that there must be one."""
+        if self._told is None and quotes:
+            self._told = _normalised(self._story)
+        found = 0
+        for quote in quotes:
+            wanted = _normalised(quote).strip("' ")
+            found += bool(wanted) and wanted in (self._told or "")
+        self._found += found
+        self._asked += len(quotes) or needed
+        return found > 0
 
 
 _MARKS = frozenset(
@@ -254,11 +277,12 @@ def _no_constant(name: str) -> NoReturn:
 def _full_dimension(value: object, where: str) -> tuple[Any, str, tuple[str, ...]]:
     found = _mapping(value, where)
     _keys(found, ["quotes", "note", "score"], where)
-    return found["score"], _text(found["note"], f"{where}.note"), _texts(found["quotes"], f"{where}.quotes")
+    note, quotes = _text(found["note"], f"{where}.note"), _texts(found["quotes"], f"{where}.quotes")
+    return _whole(found["score"]), note, quotes
 
 
 def _full_catch_all(value: object, where: str, maximum: int) -> tuple[int, str, tuple[str, ...], bool]:
-    """Return score, note, quotes, and whether the score has the evidence that the rubric demands."""
+    """Return score, note, quotes, and whether a moment and a reason are named, as the rubric demands."""
     found = _mapping(value, where)
     _keys(found, ["moment", "quotes", "nearest", "why", "score"], where)
     moment, why = _text(found["moment"], f"{where}.moment"), _text(found["why"], f"{where}.why")
@@ -266,10 +290,8 @@ def _full_catch_all(value: object, where: str, maximum: int) -> tuple[int, str, 
     if nearest not in [dimension.key for dimension in load_rubric().dimensions]:
         raise InvalidJudgement(f"{where}.nearest: {_named(nearest)} is no dimension's key")
     quotes = _texts(found["quotes"], f"{where}.quotes")
-    score = _score(found["score"], maximum, f"{where}.score")
-    quoted = score < 2 or any(quote.strip() for quote in quotes)
-    supported = score == 0 or bool(moment.strip() and why.strip() and quoted)
-    return score, f"{moment} (nearest {nearest}: {why})", quotes, supported
+    score = _score(_whole(found["score"]), maximum, f"{where}.score")
+    return score, f"{moment} (nearest {nearest}: {why})", quotes, bool(moment.strip() and why.strip())
 
 
 def _mapping(value: object, where: str) -> Mapping[str, Any]:
@@ -285,6 +307,15 @@ def _keys(found: Mapping[str, Any], needed: Sequence[str], where: str, optional:
     unknown = [key for key in found if key not in needed and key not in optional]
     if unknown:
         raise InvalidJudgement(f"{where}: unknown key {', '.join(_named(key) for key in unknown[:5])}")
+
+
+def _whole(value: Any) -> Any:
+    """Return 7.0 as 7: JSON knows one kind of number, and to a schema both are integers."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _wholes(scores: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _whole(value) for key, value in scores.items()}
 
 
 def _score(value: object, maximum: int, where: str) -> int:

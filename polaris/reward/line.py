@@ -48,10 +48,7 @@ def target_of(row: Row) -> int:
     prompt = "" if row.get("prompt") is None else text_of(row, "prompt")
     if row.get("target_word_count") is not None:
         return whole_of(row, "target_word_count", 1)
-    try:
-        asked = target_from_prompt(prompt)
-    except ValueError:  # thousands of digits
-        asked = MOST_WORDS + 1
+    asked = target_from_prompt(prompt)
     if asked is None:
         what = "missing, and no prompt says 'N words long'"
         raise RowError("target_word_count", what, "one or the other")

@@ -68,8 +68,10 @@ def text_of(row: Row, name: str) -> str:
 
 
 def whole_of(row: Row, name: str, least: int) -> int:
-    """Return a field that must be a whole number of words, `least` to `MOST_WORDS`."""
+    """Return a field that must be a whole number of words, `least` to `MOST_WORDS`; 1500.0 is one."""
     value = row.get(name)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MOST_WORDS:
         raise RowError(name, _shown(row, name), f"a whole number of words, {least} to {MOST_WORDS:,}")
     return value

@@ -93,7 +93,7 @@ def test_key_order_space_and_a_markdown_fence_do_not_matter(form: Form) -> None:
         ({"N8": 9}, "N8: score 9 is outside 0 to 8"),
         ({"N1": -1}, "N1: score -1 is outside 0 to 15"),
         ({"P1": True}, "P1: a boolean in place of an integer score"),
-        ({"P1": 7.0}, "P1: a decimal number in place of an integer score"),
+        ({"P1": 7.5}, "P1: a decimal number in place of an integer score"),
         ({"P1": "7"}, "P1: a string in place of an integer score"),
         ({"P1": None}, "P1: null in place of an integer score"),
         ({"P1": [7]}, "P1: a list in place of an integer score"),
@@ -192,6 +192,23 @@ def test_long_invented_key_is_cut_short() -> None:
     assert len(str(caught.value)) < 60
 
 
+def test_a_whole_number_may_be_written_as_a_decimal() -> None:
+    judgement = parse(compact(P1=7.0, bonus=2.0))
+    assert (judgement.positive["P1"], judgement.bonus) == (7, 2)
+    assert isinstance(judgement.positive["P1"], int)
+    read = Judgement.from_json(judgement.to_json() | {"penalty": 3.0})
+    assert read.penalty == 3
+
+
+def test_a_quote_that_is_demanded_and_missing_is_one_that_is_not_there() -> None:
+    silent = {d.key: dimension(0) for d in RUBRIC.dimensions}
+    assert parse(full(**silent), "full").quote_validity is None
+    assert parse(full(**silent | {"P1": dimension(9)}), "full").quote_validity is None
+    assert parse(full(**silent | {"N1": dimension(5)}), "full").quote_validity == 0
+    quoted = silent | {"N1": dimension(5), "N2": dimension(3, quotes=("The lamp went out",))}
+    assert parse(full(**quoted), "full").quote_validity == 0.5
+
+
 @pytest.mark.parametrize(
     ("found", "counted"),
     [
@@ -200,6 +217,9 @@ def test_long_invented_key_is_cut_short() -> None:
         (catch_all(0, moment="", why="", quotes=[]), 0),
         (catch_all(2, quotes=[]), None),
         (catch_all(2, quotes=["  "]), None),
+        (catch_all(8, quotes=["a line that is nowhere"]), None),
+        (catch_all(8, quotes=["a line that is nowhere", "Ninety-one"]), 8),
+        (catch_all(1, quotes=["a line that is nowhere"]), 1),
         (catch_all(1, moment=" "), None),
         (catch_all(5, why=""), None),
     ],

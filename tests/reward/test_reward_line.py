@@ -143,7 +143,7 @@ def test_targets_of_prompts(prompt: str, target: int) -> None:
         ({"prompt": "9999999999 words long"}, "prompt: asks for too many words; expected"),
         ({"prompt": "5 words long", "target_word_count": 0}, "target_word_count: 0; expected"),
         ({"prompt": "5 words long", "target_word_count": "5"}, "target_word_count: text; expected"),
-        ({"target_word_count": 1500.0}, "target_word_count: 1500.0; expected a whole number"),
+        ({"target_word_count": 1500.5}, "target_word_count: 1500.5; expected a whole number"),
     ],
 )
 def test_rows_without_a_target(row: dict[str, Any], said: str) -> None:

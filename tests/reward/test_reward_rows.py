@@ -102,7 +102,7 @@ def test_what_is_no_id(row: dict[str, Any], what: str) -> None:
     [
         (None, "null"),
         (False, "false"),
-        (1.0, "1.0"),
+        (1.5, "1.5"),
         (0, "0"),
         (-5, "-5"),
         ("1500", "text"),
@@ -197,7 +197,7 @@ RANGES = "expected a whole number in range for each dimension, and for bonus and
             "judgement.negative.N8: score -1 is outside 0 to 8; ",
         ),
         (
-            changed(positive=DATA["positive"] | {"P2": 7.0}),
+            changed(positive=DATA["positive"] | {"P2": 7.5}),
             "judgement.positive.P2: a decimal number in place of",
         ),
         (changed(positive=DATA["positive"] | {"P2": None}), "judgement.positive.P2: null in place of"),
