@@ -11,11 +11,12 @@ import asyncio
 import json
 import random
 from collections.abc import Awaitable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from polaris.artifact import Progress
-from polaris.batch_files import FOLDER, BatchFiles, Chunk
+from polaris.batch_files import BatchFiles, rejects_schema
+from polaris.batch_record import Chunk, Records
 from polaris.chat import CallFailed, ChatAnswer, ChatRequest, Retry, Usage
 from polaris.errors import BudgetError, ConfigError, Stopped, TransientError
 from polaris.llm import ChatClient, each
@@ -49,6 +50,8 @@ class BatchResult:
     """Requests whose answers it collected and the client now has."""
     earlier: Usage
     """What earlier attempts of the stage booked by batch: part of its cost, and not in `client.usage`."""
+    schema_rejected: bool
+    """A batch was answered with nothing but errors, and they say that the endpoint takes no JSON schema."""
 
 
 async def fill(
@@ -68,24 +71,27 @@ async def fill(
     `requests` are requests with the number of their repeat. What a batch answers with an error or unusably,
     or in `ROUNDS` batches not in time, is left for the client to ask live. `record` belongs to the stage and
     holds what is under way; a later attempt with the same record goes on from there. Returns early when a
-    signal asks to stop: everything is on record, and the caller raises Stopped.
+    signal asks to stop: everything is on record, and the caller raises Stopped. All requests are held
+    meanwhile: each is about as large as its story, which a stage holds anyway, and what they share is shared.
+
+    A file is as large as the budget allows: what it cannot hold waits for what earlier files give back.
 
     Raises:
-        BudgetError: the budget cannot hold the next file; what was submitted before is collected.
+        BudgetError: the budget cannot hold one more request; what was submitted before is collected.
         ConfigError: the provider refuses key, file or batch.
         TransientError: it has answered nothing for `outage_s`, or its queue is full.
 
     """
     asked = {client.key(request, repeat): request for request, repeat in requests}
     provider = BatchFiles(client, outage_s, backoff_s)
-    filling = _Filling(client, provider, asked, record, poll_s, most_requests, most_bytes)
+    records = Records(record, client.budget)
+    filling = _Filling(client, provider, asked, records, poll_s, most_requests, most_bytes)
     try:
         await _unless_stopped(filling.run(), stop)
     except Stopped:
         log.info("batches_left", out=len(filling.out))
-    finally:
-        filling.leave()
-    return BatchResult(filling.submitted, filling.answered, filling.earlier)
+    rejected = any(chunk.schema_rejected for chunk in filling.chunks)
+    return BatchResult(filling.submitted, filling.answered, filling.earlier, rejected)
 
 
 async def _unless_stopped(work: Awaitable[None], stop: StopFlag) -> None:
@@ -110,7 +116,7 @@ class _Filling:
     provider: BatchFiles
     asked: dict[str, ChatRequest]
     """Key → request."""
-    record: Progress
+    records: Records
     poll_s: float
     most_requests: int
     most_bytes: int
@@ -149,7 +155,7 @@ class _Filling:
                     if submission is not None and submission.done():
                         spent, submission = _outcome(submission), None
                     if self.todo and submission is None and spent is None and not self.held:
-                        # Apart: a reservation may have to wait for a batch that is out.
+                        # Apart: a file may have to wait for what a batch that is out gives back.
                         submission = asyncio.create_task(self._submit_all())
                     if submission is None and not self.out:
                         break
@@ -161,22 +167,12 @@ class _Filling:
         if spent is not None:
             raise spent
 
-    def leave(self) -> None:
-        """Book what is still out as its estimate: another process will collect it."""
-        for chunk in self.chunks:
-            if chunk.reserved:
-                self._settle(chunk, chunk.usd)
-
     async def _resume(self) -> None:
         """Read the record; find out what is still to be asked."""
-        for name in await asyncio.to_thread(self.record.names, FOLDER):
-            data = await asyncio.to_thread(self.record.get, name)
-            # What nobody asks any more is left where it is.
-            if data is not None and not self.asked.keys().isdisjoint((chunk := Chunk.read(data)).keys):
-                self.chunks.append(chunk)
+        self.chunks = await self.records.read(self.asked)
         for chunk in [chunk for chunk in self.chunks if chunk.batch is None]:
             chunk.batch = await self.provider.find(chunk)
-            await (self._drop(chunk) if chunk.batch is None else self._keep(chunk))
+            await (self._drop(chunk) if chunk.batch is None else self.records.keep(chunk))
         missing: dict[str, int] = {}
 
         async def look_up(key: str) -> None:
@@ -211,12 +207,13 @@ class _Filling:
 
     async def _submit_all(self) -> None:
         while self.todo and not self.held:
-            round_, keys, data = self._next()
+            round_, keys, lines = self._next()
             if keys:
-                await self._submit(round_, keys, data)
+                n, usd = await self._reserve(keys)
+                await self._submit(Chunk.new(keys[:n], round_, usd), b"".join(lines[:n]))
 
-    def _next(self) -> tuple[int, list[str], bytes]:
-        """Return round, keys and file of the next chunk: no key where a request is too long for any file."""
+    def _next(self) -> tuple[int, list[str], list[bytes]]:
+        """Return round, keys and lines of the next file: no key where a request is too long for any file."""
         round_ = min(self.todo.values())
         keys: list[str] = []
         lines: list[bytes] = []
@@ -231,37 +228,43 @@ class _Filling:
             keys.append(key)
             lines.append(line)
             room -= len(line)
-        return round_, keys, b"".join(lines)
+        return round_, keys, lines
 
     def _line(self, key: str) -> bytes:
         body = self.client.body(self.asked[key], key)
         row = {"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": body}
         return json.dumps(row).encode() + b"\n"
 
-    async def _submit(self, round_: int, keys: list[str], data: bytes) -> None:
-        usd = await self._reserve(keys)
-        chunk = Chunk.new(keys, round_, usd)
+    async def _submit(self, chunk: Chunk, data: bytes) -> None:
+        # Before it is made: so there is no moment in which a batch exists that nobody knows of.
+        await self.records.begin(chunk)
         self.chunks.append(chunk)
         self._forget(chunk)
-        # Before it is made: so there is no moment in which a batch exists that nobody knows of.
-        await self._keep(chunk)
         chunk.batch = await self.provider.create(chunk, data)
-        await self._keep(chunk)
+        await self.records.keep(chunk)
         self.submitted += 1
-        log.info("batch_submitted", batch=chunk.batch, requests=len(keys), round=round_, usd=round(usd, 4))
+        told = {"requests": len(chunk.keys), "round": chunk.round, "usd": round(chunk.usd, 4)}
+        log.info("batch_submitted", batch=chunk.batch, **told)
 
-    async def _reserve(self, keys: list[str]) -> float:
-        """Return the US$ that the keys' file is now reserved at, 0 without a budget."""
-        while self.client.budget is not None:
-            usd = self._estimate(keys)
+    async def _reserve(self, keys: list[str]) -> tuple[int, float]:
+        """Return how many of the keys a file may hold, and the US$ that it is now reserved at."""
+        budget, n = self.client.budget, len(keys)
+        while budget is not None:
+            usd = self._estimate(keys[:n])
             try:
-                await self.client.budget.reserve(usd)
-                return usd
+                await budget.reserve(usd)
+                return n, usd
             except BudgetError:
-                # The answers that it had to wait for may have made the estimate smaller.
-                if self._estimate(keys) >= usd:
+                if self.out:
+                    # What it cost in truth gives money back, and a better estimate.
+                    self.records.changed.clear()
+                    await self.records.changed.wait()
+                    n = len(keys)
+                elif n == 1:
                     raise
-        return 0.0
+                else:
+                    n //= 2
+        return n, 0.0
 
     def _estimate(self, keys: list[str]) -> float:
         return sum(self.client.estimate_usd(self.asked[key], tier="batch") for key in keys)
@@ -278,6 +281,8 @@ class _Filling:
                 await self._collect(chunk)
                 chunk.done = len(chunk.keys) - len(chunk.late)
                 self._again(chunk, chunk.late)
+                if chunk.schema_rejected:
+                    self.todo.clear()
             elif batch.request_counts is not None:
                 chunk.done = batch.request_counts.completed + batch.request_counts.failed
         done = sum(chunk.done for chunk in self.chunks)
@@ -288,11 +293,11 @@ class _Filling:
         """Leave a batch's answers with the client, and book them unless an earlier attempt did."""
         read = [await self.provider.lines(file) for file in chunk.files]
         rows = {str(row.get("custom_id")): row for found in read for row in found or []}
-        booked, cost = chunk.usage is not None, Usage()
+        booked, cost, no_schema = chunk.usage is not None, Usage(), 0
         late, live = set(chunk.late), set(chunk.live)
 
         async def take(key: str) -> None:
-            nonlocal cost
+            nonlocal cost, no_schema
             row = rows.get(key)
             if row is None:
                 # Of a file that is gone nothing is known; else a batch that ended early says who was late.
@@ -300,8 +305,10 @@ class _Filling:
             elif (row.get("error") or {}).get("code") in LATE:
                 late.add(key)
             else:
-                answer, paid = self._accepted(key, row.get("response") or {}, book=not booked)
+                response = row.get("response") or {}
+                answer, paid = self._accepted(key, response, book=not booked)
                 cost += paid
+                no_schema += rejects_schema(self.asked.get(key, NOBODYS), response, self.client.endpoint)
                 if answer is None:
                     live.add(key)
                 else:
@@ -310,12 +317,9 @@ class _Filling:
         keys = [key for key in chunk.keys if key not in late | live]
         await each(keys, take, width=STORE_WIDTH, stopped=lambda: False)
         chunk.late, chunk.live = sorted(late), sorted(live)
-        if not booked:
-            chunk.usage = asdict(cost)
-        await self._keep(chunk)
-        if not booked:
-            self._settle(chunk, cost.usd)
         answered = len(chunk.keys) - len(late | live)
+        chunk.schema_rejected = chunk.schema_rejected or (no_schema > 0 and not answered)
+        await (self.records.keep(chunk) if booked else self.records.collected(chunk, cost))
         self.answered += answered
         counts = {"answered": answered, "late": len(late), "left_for_live": len(live)}
         log.info("batch_collected", batch=chunk.batch, status=chunk.ended, **counts, usd=round(cost.usd, 4))
@@ -361,19 +365,9 @@ class _Filling:
                 raise TransientError(f"{where}: the account's batch queue is full ({code}); run again later")
             self.most_requests = len(chunk.keys) // 2
 
-    async def _keep(self, chunk: Chunk) -> None:
-        await asyncio.to_thread(self.record.put, chunk.name, chunk.to_json())
-
     async def _drop(self, chunk: Chunk) -> None:
-        await asyncio.to_thread(self.record.delete, chunk.name)
+        await self.records.drop(chunk)
         self.chunks.remove(chunk)
-        self._settle(chunk, 0.0)
-
-    def _settle(self, chunk: Chunk, actual: float) -> None:
-        """Book what a chunk cost; the estimate of one that another process reserved is booked already."""
-        if self.client.budget is not None:
-            self.client.budget.settle(chunk.reserved, actual if chunk.ours else actual - chunk.usd)
-        chunk.reserved = 0.0
 
     async def _pause(self, submission: asyncio.Task[None] | None) -> None:
         wait_s = self.poll_s * random.uniform(0.8, 1.2)

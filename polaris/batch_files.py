@@ -1,23 +1,18 @@
-"""A chunk of requests in, the provider's batch of it out: the batch files API, asked until it answers.
-
-A chunk's record lies in a stage's progress before its batch can exist, and carries a mark that the batch
-carries too. So a batch is found again whatever became of the process that made it.
-"""
+"""A chunk of requests in, the provider's batch of it out: the batch files API, asked until it answers."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import random
-import secrets
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from polaris.chat import CallFailed, Retry
-from polaris.errors import ConfigError, TransientError
+from polaris.batch_record import Chunk
+from polaris.chat import CallFailed, ChatRequest, Endpoint, Retry, SchemaRejected
+from polaris.errors import ConfigError, PolarisError, TransientError
 from polaris.llm import ChatClient
 from polaris.protocol import retryable
 from polaris.runtime import get_logger
@@ -25,74 +20,16 @@ from polaris.runtime import get_logger
 if TYPE_CHECKING:
     from openai.types import Batch
 
-FOLDER = "batches/"
-"""Where the chunks lie in a stage's progress."""
 MARK = "polaris_chunk"
 """The metadata that holds a chunk's mark."""
 SKEW_S = 86_400.0
 """How far the provider's clock may be behind ours."""
-_PASSING = ("reserved", "ours", "done")
-"""Fields of a chunk that mean something to its process alone."""
 LONGEST_WAIT_S = 60.0
 LONGEST_RETRY_AFTER_S = 600.0
 
 T = TypeVar("T")
 
 log = get_logger("batch")
-
-
-@dataclass
-class Chunk:
-    """One batch file and what became of it; on record but for the fields of `_PASSING`."""
-
-    keys: list[str]
-    round: int
-    mark: str
-    """Known to no other batch: this chunk's name and chance."""
-    usd: float
-    """Reserved for it; 0 without a budget."""
-    at: float
-    """When it went on record, seconds since 1970."""
-    batch: str | None = None
-    """The provider's id, once its answer was read."""
-    ended: str = ""
-    """Its last status."""
-    files: list[str] = field(default_factory=list)
-    """Ids of what it answered."""
-    usage: dict[str, Any] | None = None
-    """What it cost, once that is booked in an attempt's usage."""
-    late: list[str] = field(default_factory=list)
-    """Not answered in time: for another round."""
-    live: list[str] = field(default_factory=list)
-    """Answered with an error, or unusably: to be asked live."""
-    reserved: float = 0.0
-    """What of `usd` is a reservation of this process."""
-    ours: bool = False
-    """This process made it."""
-    done: int = 0
-    """Requests that the provider says it has done."""
-
-    @classmethod
-    def new(cls, keys: list[str], round_: int, usd: float) -> Chunk:
-        """Return a chunk for which this process has reserved `usd`."""
-        name = hashlib.sha256(json.dumps([round_, keys]).encode()).hexdigest()[:32]
-        mark = f"{name}-{secrets.token_hex(8)}"
-        return cls(keys, round_, mark, usd, time.time(), reserved=usd, ours=True)
-
-    @classmethod
-    def read(cls, data: bytes) -> Chunk:
-        """Return the chunk of a record."""
-        return cls(**json.loads(data))
-
-    @property
-    def name(self) -> str:
-        """Its record in the progress, by the hash of its keys and its round."""
-        return FOLDER + self.mark.partition("-")[0] + ".json"
-
-    def to_json(self) -> bytes:
-        """Return its record."""
-        kept = {name: value for name, value in asdict(self).items() if name not in _PASSING}
-        return json.dumps(kept).encode()
 
 
 class BatchFiles:
@@ -194,3 +131,23 @@ class BatchFiles:
             return retryable(error, self.endpoint)
         except CallFailed as failed:
             raise ConfigError(f"{where} refuses {what}: {failed.reason}") from None
+
+
+def rejects_schema(request: ChatRequest, response: dict[str, Any], endpoint: Endpoint) -> bool:
+    """Tell whether a row's `response` is the error of an endpoint that does not take the request's schema."""
+    import openai
+
+    status, body = response.get("status_code"), response.get("body")
+    fault = body.get("error") if isinstance(body, dict) else None
+    if request.schema is None or not isinstance(status, int) or status == 200 or not isinstance(fault, dict):
+        return False
+    # The SDK makes such an error of what its transport was answered, and here nothing was.
+    answered = cast(Any, SimpleNamespace(request=None, status_code=status, headers={}))
+    error = openai.APIStatusError(str(fault.get("message")), response=answered, body=fault)
+    try:
+        retryable(error, endpoint, schema=True)
+    except SchemaRejected:
+        return True
+    except (CallFailed, PolarisError):
+        pass
+    return False

@@ -73,8 +73,10 @@ class Budget:
         """Number and start of the first slice that nobody was seen to have claimed."""
         self._granted = self._spent = self._flying = self._written = 0.0
         """US$ that were ours to spend, are spent, are reserved by calls in flight, are written as spent."""
-        self._dry = False
-        """The store has nothing left to claim."""
+        self._looks = 0
+        """Looks for something to claim that have ended."""
+        self._dry = self._final = False
+        """The last look found less than was asked for; and no call in flight could give any back by then."""
         self._seen = Books(0.0, 0.0)
         """What the others had written when it ran dry."""
 
@@ -93,8 +95,9 @@ class Budget:
         """
         if usd <= 0:
             return
-        while not self._take(usd):
-            if self._dry or self._books.locked():
+        looks = self._looks
+        while not self._take(usd, looks):
+            if self._books.locked() or (self._dry and self._flying > EPSILON):
                 await asyncio.sleep(POLL_S)
             else:
                 await asyncio.to_thread(self._claim, usd)
@@ -115,31 +118,47 @@ class Budget:
         booked as a slice of its own, if need be beyond the end of the budget. A store that cannot be
         written to is a warning: how the work ended must not be lost over slices that stay held.
         """
+        self._settle_books(ending=True)
+
+    async def write(self) -> None:
+        """Do what `close` does and go on: what is spent by now is on record if the process is killed.
+
+        While calls are in flight only the slices that are spent whole are written.
+        """
+        await asyncio.to_thread(self._settle_books, ending=False)
+
+    def _settle_books(self, *, ending: bool) -> None:
         try:
-            self._close()
+            with self._books:
+                self._write(ending=ending)
         except PolarisError as error:
-            log.warning("budget_not_closed", reason=str(error))
+            log.warning("budget_not_written", reason=str(error))
 
-    def _close(self) -> None:
-        with self._books:
-            with self._sums:
-                due = self._spent + self._flying - self._written
-            due = self._write_off(due, whole_only=False)
-            if due > EPSILON:
-                self._append(lambda start: Slice(start, due, due, self._me, open=False))
-                self._written += due
-            elif due < -EPSILON:
-                self._give_back(-due)
-            with self._sums:
-                self._granted = self._written
-            self._dry = False
+    def _write(self, *, ending: bool) -> None:
+        with self._sums:
+            whole_only = not ending and self._flying > EPSILON
+            due = self._spent - self._written + (self._flying if ending else 0.0)
+            if not whole_only:
+                # From now on nobody takes what is about to be handed back.
+                self._granted = self._written + due
+        due = self._write_off(due, whole_only=whole_only)
+        if whole_only:
+            return
+        if due > EPSILON:
+            self._append(lambda start: Slice(start, due, due, self._me, open=False))
+            self._written += due
+        elif due < -EPSILON:
+            self._give_back(-due)
+        self._dry = False
 
-    def _take(self, usd: float) -> bool:
+    def _take(self, usd: float, looks: int) -> bool:
+        """Take `usd` if it is there; raise BudgetError if a look after the `looks`-th found too little."""
         with self._sums:
             if self._left() >= usd - EPSILON:
                 self._flying += usd
                 return True
-            if not self._dry or self._flying > EPSILON:
+            fresh = self._looks > looks and self._dry and self._final
+            if not fresh or self._flying > EPSILON:
                 return False
             raise BudgetError(self._spent_out(usd))
 
@@ -162,13 +181,15 @@ class Budget:
         try:
             with self._sums:
                 missing, full = usd - self._left(), self._spent - self._written
+                final = self._flying <= EPSILON
             if missing <= EPSILON:
                 return
             self._write_off(full, whole_only=True)
             missing -= self._claim_new(missing)
             if missing > EPSILON:
                 missing -= self._take_over(missing)
-            self._dry = missing > EPSILON
+            self._dry, self._final = missing > EPSILON, final
+            self._looks += 1
         finally:
             self._books.release()
 

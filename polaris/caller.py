@@ -22,6 +22,7 @@ from polaris.chat import (
     Usage,
     derived_seed,
 )
+from polaris.errors import ConfigError
 from polaris.limits import Gate, Limits
 from polaris.protocol import BROKEN_OFF, Reading, body, prompt_estimate, read, retryable
 from polaris.retries import Call, Retries
@@ -34,6 +35,12 @@ if TYPE_CHECKING:
 
 CONNECT_S = 30.0
 """Longest wait for a connection: an endpoint that is not there must not cost a whole time-out."""
+PROBE_S = 60.0
+"""Longest wait for a probe's answer."""
+PROBE = ChatRequest(({"role": "user", "content": "Hello"},), max_tokens=1)
+"""What is asked to find out whether an endpoint answers anybody at all."""
+NO_NEWS = frozenset({"no room", "too late", "timed out", "unanswered", "not sent"})
+"""What says nothing about how many calls the endpoint bears."""
 
 Sleep = Callable[[float], Awaitable[None]]
 
@@ -75,9 +82,13 @@ class Caller:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._client: openai.AsyncOpenAI | None = None
         self._gate = Gate(limits, stopped=stopped)
+        self._probe: asyncio.Task[bool] | None = None
 
     async def aclose(self) -> None:
         """Close the connections made in the running loop."""
+        if self._probe is not None and self._loop is asyncio.get_running_loop():
+            self._probe.cancel()
+            await asyncio.gather(self._probe, return_exceptions=True)
         if self._client is not None and self._loop is asyncio.get_running_loop():
             await self._client.close()
         self._client = self._loop = None
@@ -115,22 +126,24 @@ class Caller:
         reading = read(completion, request)
         tier = tier or reading.tier
         usd = self._book(reading.prompt_tokens, reading.completion_tokens, reading.cached_prompt_tokens, tier)
+        self._learn(reading)
         return self._checked(reading, usd, tier, attempts, latency_s)
 
     async def _ask(self, request: ChatRequest, key: str) -> ChatAnswer:
-        call = Call(request, key, sum(self._estimate(request)), self.endpoint.tier)
-        self._retries.under_way += 1
+        retries = self._retries
+        call = Call(request, key, sum(self._estimate(request)), self.endpoint.tier, in_outage=retries.outage)
+        retries.under_way += 1
         try:
             while True:
                 try:
                     return await self._attempt(call)
                 except Retry as retry:
-                    wait_s = self._next_wait_s(call, retry)
+                    wait_s = await self._next_wait_s(call, retry)
                 await self._sleep(wait_s)
         except CallFailed as failed:
             raise self._failed(failed) from None
         finally:
-            self._retries.under_way -= 1
+            retries.under_way -= 1
 
     async def _attempt(self, call: Call) -> ChatAnswer:
         """Ask once, within the limits; raise Retry for what may go better the next time."""
@@ -139,38 +152,39 @@ class Caller:
         used: int | None = None
         refused: bool | None = None
         try:
-            self._retries.begin(call, self._clock())
-            reserved = self.estimate_usd(call.request, call.tier)
-            if self.budget is not None:
-                await self.budget.reserve(reserved)
-            reading, usd = await self._paid(call, reserved)
+            reading, usd = await self._paid(call, self._timeout_s)
             refused, used = False, reading.prompt_tokens + reading.completion_tokens
         except Retry as retry:
-            # A full tier is no word on how many calls the endpoint bears.
-            refused = None if retry.kind == "no room" else retry.kind == "rate limited"
+            refused = None if retry.kind in NO_NEWS else retry.kind == "rate limited"
             raise
         finally:
             self.usage.backoffs += gate.leave(place, used, refused=refused)
         now = self._clock()
-        answer = self._checked(reading, usd, reading.tier, call.attempts, now - call.attempt_begun)
-        self._retries.answered(now)
-        return answer
+        self._learn(reading)
+        if reading.finish_reason not in BROKEN_OFF:
+            # A refusal too: whoever refuses is up.
+            self._retries.answered(now)
+        return self._checked(reading, usd, reading.tier, call.attempts, now - call.attempt_begun)
 
-    async def _paid(self, call: Call, reserved: float) -> tuple[Reading, float]:
-        """Send the request and book what it costs: in `usage`, and in the budget in place of `reserved`."""
-        cost = reserved
+    async def _paid(self, call: Call, timeout_s: float) -> tuple[Reading, float]:
+        """Make an attempt and book what it costs: in `usage`, and in the budget in place of its estimate."""
+        reserved = self.estimate_usd(call.request, call.tier)
+        if self.budget is not None:
+            await self.budget.reserve(reserved)
+        cost = 0.0
         try:
-            left_s = min(self._timeout_s, self._retries.left_s(call, self._clock()))
+            self._retries.begin(call, self._clock())
+            asked = self._body(call)
+            left_s = min(timeout_s, self._retries.left_s(call, self._clock()))
             try:
                 async with asyncio.timeout(left_s):
-                    completion = await self._post(self._body(call))
-                cost = 0.0
+                    completion = await self._post(asked)
                 reading = read(completion, call.request)
             except asyncio.CancelledError:
+                cost = reserved
                 self._book_unanswered(reserved)
                 raise
             except Exception as error:
-                cost = 0.0
                 retry = self._fault(call, error)
                 if retry.kind in ("timed out", "unanswered"):
                     cost = reserved
@@ -199,20 +213,25 @@ class Caller:
         """Return what an attempt failed of; raise what no further attempt mends."""
         try:
             return retryable(
-                error, self.endpoint, flex=call.tier == "flex", schema=call.request.schema is not None
+                error,
+                self.endpoint,
+                flex=call.tier == "flex",
+                schema=call.request.schema is not None,
+                answers_others=self.usage.calls + self.usage.cached_calls > 0,
             )
         except CallFailed:
             self._retries.answered(self._clock())
             raise
 
-    def _next_wait_s(self, call: Call, retry: Retry) -> float:
+    async def _next_wait_s(self, call: Call, retry: Retry) -> float:
         """Return the seconds until the next attempt, which is counted; raise CallFailed if there is none."""
         usage, tier = self.usage, call.tier
         usage.rate_limited += retry.kind in ("rate limited", "no room")
-        wait_s = self._retries.wait_s(call, retry, self._clock())
+        up = self._retries.failed(call, retry, self._clock()) and await self._is_up()
+        wait_s = self._retries.wait_s(call, retry, self._clock(), up=up)
         usage.retries += 1
         usage.tier_fallbacks += call.tier != tier
-        log.info(
+        log.debug(
             "retry",
             model=self.endpoint.model,
             why=retry.reason,
@@ -221,13 +240,45 @@ class Caller:
         )
         return wait_s
 
+    async def _is_up(self) -> bool:
+        """Return whether the endpoint answers anybody; all who wonder at a time share one probe."""
+        if self._probe is None:
+            self._probe = asyncio.create_task(self._ask_probe())
+            self._probe.add_done_callback(self._forget_probe)
+        return await asyncio.shield(self._probe)
+
+    def _forget_probe(self, probe: asyncio.Task[bool]) -> None:
+        self._probe = None
+        if not probe.cancelled():
+            # All who asked may be gone: then its error is nobody's.
+            probe.exception()
+
+    async def _ask_probe(self) -> bool:
+        """Ask for one token, past all limits: those may be what everybody waits at."""
+        before = self._retries.answers
+        call = Call(PROBE, self.endpoint.identity, 0, "standard", in_outage=True)
+        up = False
+        try:
+            async with asyncio.timeout(PROBE_S):
+                reading, _ = await self._paid(call, min(PROBE_S, self._timeout_s))
+            up = reading.finish_reason not in BROKEN_OFF
+        except (Retry, TimeoutError) as error:
+            log.info("probe_unanswered", model=self.endpoint.model, why=str(error) or "no budget in time")
+        except (CallFailed, ConfigError):
+            # It may not take a question this small; that it says so is an answer.
+            up = True
+        up = up or self._retries.answers > before
+        self._retries.probed(up=up, now=self._clock())
+        log.info("probed", model=self.endpoint.model, up=up)
+        return up
+
     def _checked(
         self, reading: Reading, usd: float, tier: AnswerTier, attempts: int, latency_s: float
     ) -> ChatAnswer:
         if reading.finish_reason in BROKEN_OFF:
             raise Retry(f"finished with '{reading.finish_reason}'")
         if reading.finish_reason == "content_filter":
-            raise CallFailed("refused: the content filter stopped the answer", kind="refused")
+            raise CallFailed("refused by the model or its content filter", kind="refused")
         return ChatAnswer(
             reading.text,
             reading.finish_reason,
@@ -254,9 +305,12 @@ class Caller:
         usage.completion_tokens += completion
         usage.cached_prompt_tokens += cached_prompt
         usage.usd += usd
-        self._answered += 1
-        self._written += completion
         return usd
+
+    def _learn(self, reading: Reading) -> None:
+        """Let what an answer was in length count for the next estimates."""
+        self._answered += 1
+        self._written += reading.completion_tokens
 
     def _book_unanswered(self, usd: float) -> None:
         self.usage.unanswered += 1

@@ -14,7 +14,8 @@ Message = dict[str, str]
 """`role` and `content`."""
 
 FailureKind = Literal["unavailable", "too long", "refused", "broken"]
-"""Why a request has no answer; `broken` is a stream that broke off after its first text."""
+"""Why a request has no answer; `broken` is a stream that broke off after its first text, or a request that
+the endpoint rejects though it answers others."""
 
 BYTES_PER_TOKEN = 4
 """UTF-8 bytes of English prose in one token, about: for estimates where nobody counts."""
@@ -22,9 +23,10 @@ BYTES_PER_TOKEN = 4
 AnswerTier = Literal["standard", "flex", "batch"]
 """How an answer was sold."""
 
-RetryKind = Literal["rate limited", "no room", "timed out", "unanswered", "not sent", "fault"]
+RetryKind = Literal["rate limited", "no room", "timed out", "unanswered", "not sent", "too late", "fault"]
 """What an attempt came to. `no room`: the flex tier is full. `timed out` and `unanswered`: it was sent, and
-may have to be paid for, but nothing came back. `fault`: answered with an error, or with half an answer."""
+may have to be paid for, but nothing came back. `too late`: its turn came after the call's deadline. `fault`:
+answered with an error, or with half an answer."""
 
 
 @dataclass(frozen=True)

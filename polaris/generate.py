@@ -9,13 +9,14 @@ import asyncio
 import json
 import re
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from polaris.artifact import from_rows, to_rows
 from polaris.chat import CallFailed, ChatAnswer, ChatRequest, Prices, derived_seed
 from polaris.config import EvaluationConfig, LengthEvaluation
-from polaris.errors import ConfigError, InputError, TransientError
+from polaris.errors import ConfigError, InputError, PolarisError, TransientError
 from polaris.llm import STOP_GRACE_S, ChatClient, each
 from polaris.models import EndpointModel
 from polaris.reward.composite import split_thinking
@@ -61,6 +62,8 @@ class Prompt:
 class _Outcome:
     rows: list[Row]
     failed: dict[str, CallFailed] = field(default_factory=dict)
+    error: PolarisError | None = None
+    """The first error that no other story would be spared: no credit left, a rejected key."""
 
 
 def read_prompts(path: Path) -> list[Prompt]:
@@ -136,8 +139,9 @@ def _short(value: object) -> str:
 def run(context: StageContext) -> None:
     """Let the instance's model write the evaluation's stories; a refusal is a row with an empty one.
 
-    Raises InputError for a bad prompts file, TransientError naming the first story that could not be had
-    (the others are kept), ConfigError if the endpoint cannot serve what is asked, Stopped on a signal.
+    Raises InputError for a bad prompts file, TransientError naming the first story that could not be had, or
+    where the account has no credit left or the store is down, ConfigError if the endpoint cannot serve what
+    is asked, Stopped on a signal. Stories that were under way are finished and kept.
     """
     name, of = context.instance.params["model"], context.instance.params["evaluation"]
     evaluation = context.config.evaluations[of]
@@ -193,20 +197,28 @@ async def _write_all(
             bar.advance(len(outcome.rows), resumed=len(outcome.rows))
 
         async def work(item: tuple[Prompt, int]) -> None:
-            row = await _write_one(context, client, evaluation, *item, outcome)
+            try:
+                row = await _write_one(context, client, evaluation, *item, outcome)
+            except PolarisError as error:
+                # Others are under way and paid for: none of them must be cancelled.
+                outcome.error = outcome.error or error
+                return
             if row is not None:
                 cut = sum(found["truncated"] for found in outcome.rows)
                 bar.advance(words=row["words"], truncated=cut)
 
         async with client:
             await each(
-                missing,
+                takewhile(lambda _: outcome.error is None, missing),
                 work,
                 width=client.width,
                 stopped=lambda: context.stop.requested or client.outage,
                 grace_s=STOP_GRACE_S,
             )
     context.stop.check()
+    if outcome.error is not None:
+        told = f"{outcome.error}; {len(outcome.rows)} of {len(wanted)} stories are kept"
+        raise type(outcome.error)(told)
     if outcome.failed:
         _raise_first(context, client, evaluation, outcome)
     return outcome.rows

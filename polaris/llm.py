@@ -7,19 +7,21 @@ budget and the counting of cost exist once. Nothing here knows a stage.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
 
 from polaris.answers import Cache, cache_key, is_complete
 from polaris.caller import Caller, Sleep
-from polaris.chat import CallFailed, ChatAnswer, ChatRequest, Endpoint, Prices
+from polaris.chat import CallFailed, ChatAnswer, ChatRequest, Endpoint, Prices, Retry
 from polaris.limits import Limits
 from polaris.protocol import BROKEN_OFF, retryable, tokens
 from polaris.retries import Call, Patience, Retries
+from polaris.runtime import get_logger
 
 if TYPE_CHECKING:
     import openai
@@ -31,10 +33,14 @@ STOP_GRACE_S = 15.0
 WIDTH = 4
 """Requests under way for each place: most wait to retry, for their turn, or for the cache."""
 CACHE_THREADS = 16
+KEEP_S = 10.0
+"""How long closing waits for answers that are on their way into the cache; with `STOP_GRACE_S` below 30 s."""
 LOOK_S = 0.2
 """How often a stop is looked for."""
 
 T = TypeVar("T")
+
+log = get_logger("llm")
 
 
 class ChatClient(Caller):
@@ -68,8 +74,8 @@ class ChatClient(Caller):
             attempts: tries of one call; being told to slow down (429) is not one.
             timeout_s: bounds one attempt as a whole.
             deadline_s: bounds one call, from its first attempt on.
-            outage_s: how long the endpoint may answer nothing to anybody before calls are given up whose
-                attempts are used up.
+            outage_s: how long the endpoint may answer nothing to anybody before a probe decides whether it is
+                down or the calls that fail are at fault; 0: no probe, a call that is given up decides it.
             cache: where complete answers are kept.
             prices: what tokens cost.
             budget: asked before each attempt.
@@ -104,6 +110,8 @@ class ChatClient(Caller):
         self._known: dict[str, ChatAnswer | None] = {}
         """What `remember` was given; None for what the cache holds."""
         self._threads: ThreadPoolExecutor | None = None
+        self._puts: set[Future[ChatAnswer]] = set()
+        """Answers on their way into the cache."""
         self._same: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def __aenter__(self) -> ChatClient:
@@ -115,8 +123,14 @@ class ChatClient(Caller):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections made in the running loop."""
+        """Close the connections made in the running loop, once what was answered is kept.
+
+        That is waited for `KEEP_S` at most; the rest goes on for as long as the process lives.
+        """
         await super().aclose()
+        deadline = time.monotonic() + KEEP_S
+        while self._puts and time.monotonic() < deadline:
+            await asyncio.sleep(LOOK_S / 4)
         if self._threads is not None:
             self._threads.shutdown(wait=False)
             self._threads = None
@@ -164,7 +178,7 @@ class ChatClient(Caller):
             answer = await self._ask(request, key)
             if self._cache is None or not is_complete(answer):
                 return answer
-            return await self._in_thread(self._cache.put, key, answer)
+            return await self._put(self._cache, key, answer)
 
     async def forget(self, request: ChatRequest, *, repeat: int = 0) -> None:
         """Take the request's answer out of the cache, so that asking again asks the endpoint."""
@@ -190,7 +204,7 @@ class ChatClient(Caller):
         A complete one goes into the cache; one that no cache may hold is known for this client's life.
         """
         if self._cache is not None and is_complete(answer):
-            await self._in_thread(self._cache.put, key, answer)
+            await self._put(self._cache, key, answer)
             self._known[key] = None
         else:
             self._known[key] = answer
@@ -224,7 +238,11 @@ class ChatClient(Caller):
         finally:
             await stream.close()
             # However it ends, what has come is paid for.
-            self._book(*tokens(usage, request, length), 0, "standard")
+            try:
+                counted = tokens(usage, request, length)
+            except Retry:
+                counted = tokens(None, request, length)
+            self._book(*counted, 0, "standard")
         if not whole:
             raise self._failed(CallFailed("the answer broke off"))
         if on_end is not None:
@@ -239,8 +257,8 @@ class ChatClient(Caller):
         if not (self.endpoint.ours and self.endpoint.engine == "transformers"):
             asked["stream_options"] = {"include_usage": True}
         while True:
-            self._retries.begin(call, self._clock())
             try:
+                self._retries.begin(call, self._clock())
                 stream: openai.AsyncStream[Any] = await self.sdk.post(
                     "/chat/completions",
                     body=asked,
@@ -249,15 +267,37 @@ class ChatClient(Caller):
                     stream_cls=openai.AsyncStream[ChatCompletionChunk],
                 )
             except Exception as error:
-                await self._sleep(self._next_wait_s(call, self._fault(call, error)))
+                await self._sleep(await self._next_wait_s(call, self._fault(call, error)))
             else:
                 self._retries.answered(self._clock())
                 return stream
 
+    async def _put(self, cache: Cache, key: str, answer: ChatAnswer) -> ChatAnswer:
+        """Keep an answer, also if the caller is cancelled: it is paid for. Return the one that counts."""
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+
+        def end(put: Future[ChatAnswer]) -> None:
+            self._puts.discard(put)
+            if (error := put.exception()) is not None:
+                log.warning("answer_not_kept", key=key, reason=str(error))
+            # A loop that is closed by now waits for nothing.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(ended.set)
+
+        put = self._pool.submit(cache.put, key, answer)
+        self._puts.add(put)
+        put.add_done_callback(end)
+        await ended.wait()
+        return put.result()
+
     async def _in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
+
+    @property
+    def _pool(self) -> ThreadPoolExecutor:
         if self._threads is None:
             self._threads = ThreadPoolExecutor(CACHE_THREADS, thread_name_prefix="cache")
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
+        return self._threads
 
 
 def _shared(per_minute: int | None, share: int) -> float | None:

@@ -31,6 +31,9 @@ from polaris.text import encodable
 BROKEN_OFF = frozenset({"abort", "error"})
 """Finish reasons of an endpoint that gave up: no answer, so asked again."""
 
+NO_COMPLETION = "answered no chat completion"
+"""Why an answer with status 200 is none: it has not the protocol's form."""
+
 _RETRIED = frozenset({408, 409, 425, 429})
 _TOO_LONG = (
     "context length",
@@ -132,33 +135,43 @@ def _generation_config(request: ChatRequest) -> dict[str, Any]:
 
 
 def read(completion: Any, request: ChatRequest) -> Reading:
-    """Return what a `ChatCompletion` of the SDK says; raise Retry if it holds no message."""
+    """Return what a `ChatCompletion` of the SDK says; raise Retry if it is none: the SDK checks no types."""
+    import openai
+
     choices = getattr(completion, "choices", None)
-    if not choices or choices[0].message is None:
-        raise Retry("answered without a choice")
-    message = choices[0].message
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    message = getattr(choice, "message", None)
+    if not isinstance(message, openai.BaseModel):
+        raise Retry(NO_COMPLETION)
     # An endpoint may repeat the key that it was sent, and answers are kept.
-    text = redact(encodable(message.content or ""))
-    reasoning = getattr(message, "reasoning", None) or getattr(message, "reasoning_content", None)
+    text = redact(encodable(_text(message, "content") or ""))
+    told = (getattr(message, name, None) for name in ("reasoning", "reasoning_content"))
+    reasoning = next((thoughts for thoughts in told if thoughts and isinstance(thoughts, str)), None)
+    reason = "content_filter" if getattr(message, "refusal", None) else _text(choice, "finish_reason")
+    usage = getattr(completion, "usage", None)
     length = len(text.encode()) + len((reasoning or "").encode("utf-8", "replace"))
-    prompt, written = tokens(completion.usage, request, length)
-    details = getattr(completion.usage, "prompt_tokens_details", None)
-    refused = getattr(message, "refusal", None)
+    prompt, written = tokens(usage, request, length)
+    cached = _count(getattr(usage, "prompt_tokens_details", None), "cached_tokens")
     return Reading(
         text,
-        "content_filter" if refused else choices[0].finish_reason or "stop",
+        encodable(reason or "stop"),
         reasoning,
         prompt,
         written,
-        min(prompt, getattr(details, "cached_tokens", None) or 0),
+        min(prompt, cached or 0),
         "flex" if getattr(completion, "service_tier", None) == "flex" else "standard",
     )
 
 
 def tokens(usage: Any, request: ChatRequest, answer_bytes: int) -> tuple[int, int]:
-    """Return prompt and completion tokens: the endpoint's count, or an estimate where it sends none."""
-    prompt = getattr(usage, "prompt_tokens", None)
-    completion = getattr(usage, "completion_tokens", None)
+    """Return prompt and completion tokens: the endpoint's count, or an estimate where it sends none.
+
+    Some endpoints count a model's thoughts in the total alone, and they are paid for.
+    """
+    prompt, completion = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+    total = _count(usage, "total_tokens")
+    if total is not None and prompt is not None and total > prompt:
+        completion = max(completion or 0, total - prompt)
     if prompt is None:
         prompt = prompt_estimate(request)
     if completion is None:
@@ -166,27 +179,50 @@ def tokens(usage: Any, request: ChatRequest, answer_bytes: int) -> tuple[int, in
     return prompt, completion
 
 
+def _text(of: Any, name: str) -> str | None:
+    value = getattr(of, name, None)
+    if value is None or isinstance(value, str):
+        return value
+    raise Retry(NO_COMPLETION)
+
+
+def _count(of: Any, name: str) -> int | None:
+    """Return a count, None where it is no number: an answer is not thrown away for its bill."""
+    value = getattr(of, name, None)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
 def prompt_estimate(request: ChatRequest) -> int:
     """Return about how many tokens a request's messages have."""
     return sum(estimated_tokens(message["content"]) for message in request.messages)
 
 
-def retryable(error: Exception, endpoint: Endpoint, *, flex: bool = False, schema: bool = False) -> Retry:
+def retryable(
+    error: Exception,
+    endpoint: Endpoint,
+    *,
+    flex: bool = False,
+    schema: bool = False,
+    answers_others: bool = False,
+) -> Retry:
     """Return why and when an attempt should be repeated, or raise what no repetition mends.
 
-    `flex` and `schema` say what was asked for: that tier, and an answer of a JSON schema. Neither the
-    endpoint's own message nor the SDK's error gets any further: either may hold the key or the story.
+    `flex` and `schema` say what was asked for: that tier, and an answer of a JSON schema; `answers_others`
+    that the endpoint has answered requests with the same settings, so that what it rejects is this one alone.
+    Neither the endpoint's own message nor the SDK's error gets any further: either may hold the key or the
+    story.
 
-    Raises CallFailed if this request is refused or too long, SchemaRejected if its schema is, ConfigError
-    if key, model or parameters are rejected, TransientError if a model of ours does that (its server is not
-    the one expected), and `error` itself if it is none of the protocol's.
+    Raises CallFailed if this request is refused, rejected or too long, SchemaRejected if its schema is,
+    ConfigError if key, model or parameters are rejected, TransientError if a model of ours does that (its
+    server is not the one expected), and `error` itself if it is none of the protocol's.
     """
     import openai
 
     if isinstance(error, Retry):
         return error
     if isinstance(error, openai.APIStatusError):
-        return _status(error, endpoint, flex=flex, schema=schema)
+        retry = _status(error, endpoint, flex=flex, schema=schema)
+        return retry if retry is not None else _rejected(error, endpoint, alone=answers_others)
     if isinstance(error, (TimeoutError, openai.APITimeoutError)):
         unsent = _transport(error) in ("ConnectTimeout", "PoolTimeout")
         return Retry("timed out", kind="not sent" if unsent else "timed out")
@@ -204,7 +240,8 @@ def _transport(error: Exception) -> str:
     return type(error.__cause__ or error).__name__
 
 
-def _status(error: Any, endpoint: Endpoint, *, flex: bool, schema: bool) -> Retry:
+def _status(error: Any, endpoint: Endpoint, *, flex: bool, schema: bool) -> Retry | None:
+    """Return why to try again, None where the request is rejected for a reason that is not told."""
     status = int(error.status_code)
     code = str(getattr(error, "code", None) or "")
     told = f"{code} {getattr(error, 'type', None) or ''} {error.message}".lower()
@@ -225,13 +262,16 @@ def _status(error: Any, endpoint: Endpoint, *, flex: bool, schema: bool) -> Retr
         raise CallFailed(
             "refused: the endpoint's content rules stopped the request", kind="refused"
         ) from None
-    parameter = str(getattr(error, "param", None) or "")
-    if schema and status in (400, 422) and any(word in f"{told} {parameter.lower()}" for word in _SCHEMA):
+    parameter = str(getattr(error, "param", None) or "").lower()
+    if schema and status in (400, 422) and any(word in f"{told} {parameter}" for word in _SCHEMA):
         raise SchemaRejected(f"{endpoint.url} (answer {status}) does not take the answer's schema") from None
-    _reject(status, parameter, endpoint)
+    return None
 
 
-def _reject(status: int, parameter: str, endpoint: Endpoint) -> NoReturn:
+def _rejected(error: Any, endpoint: Endpoint, *, alone: bool) -> NoReturn:
+    status, parameter = int(error.status_code), str(getattr(error, "param", None) or "")
+    if alone and status in (400, 422):
+        raise CallFailed(f"the endpoint rejects this request alone (answer {status})") from None
     where = f"{endpoint.url} (answer {status})"
     if status in (401, 403):
         fault = (
@@ -244,6 +284,11 @@ def _reject(status: int, parameter: str, endpoint: Endpoint) -> NoReturn:
         )
     elif parameter == "service_tier":
         fault = f"{endpoint.setting}.service_tier: {where} does not sell it for '{endpoint.model}'; drop it"
+    elif parameter in ("temperature", "top_p"):
+        fault = (
+            f"{endpoint.setting}: {where} lets nobody choose {parameter} for '{endpoint.model}'; set"
+            " temperature and top_p to 1, which are not sent"
+        )
     else:
         named = f" parameter '{redact(parameter)[:40]}'" if parameter else ""
         fault = (

@@ -223,7 +223,14 @@ def _api_key(name: str, model: EndpointModel) -> str:
     if not key:
         raise ConfigError(
             f"models.{name}.api_key_env: neither {variable} nor {variable}_FILE is set;"
-            f" export the key for {model.url}"
+            f" export the key for {model.url}, or 'none' if it wants no key"
+        )
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        # It goes into a header, and what fails there would be told as a fault of the endpoint.
+        raise ConfigError(
+            f"models.{name}.api_key_env: the key from {variable} or {variable}_FILE holds white space, a"
+            " control character or a letter outside ASCII, which no header carries; set it to one key, as its"
+            " provider shows it"
         )
     return key
 

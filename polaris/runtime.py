@@ -7,13 +7,14 @@ and keys never appear above debug level: what a log call is given is redacted of
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -83,6 +84,13 @@ def _text_renderer(colors: bool) -> Any:
     return rendered
 
 
+def tolerate_any_encoding() -> None:
+    """Let stdout and stderr show what their encoding has not as an escape, in place of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def keep_secret(value: str) -> None:
     """Remember a key that no variable's name gives away, so that no log line shows it."""
     # "none", for a server that wants no key, is a word like any other.
@@ -118,11 +126,13 @@ def _redact_line(_: Any, __: str, line: Any) -> str:
 class StopFlag:
     """Set by SIGTERM and SIGINT; work looks at it between pieces, saves and stops.
 
-    A second SIGINT ends the process at once, as an impatient person expects.
+    A second SIGINT ends the process at once, as an impatient person expects. `said` is a line that the first
+    one writes to stderr, for work that may take a while to stop.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, said: str | None = None) -> None:
         self.signal: int | None = None
+        self._said = said
 
     @property
     def requested(self) -> bool:
@@ -141,12 +151,22 @@ class StopFlag:
 
     def _caught(self, number: int, _: FrameType | None) -> None:
         if self.signal is not None and number == signal.SIGINT:
+            if os.isatty(2):
+                # A bar hides the cursor, and nothing of Python runs any more to show it.
+                os.write(2, b"\n\x1b[?25h")
             os._exit(128 + number)
-        self.signal = number
+        first, self.signal = self.signal is None, number
+        if self._said and first and number == signal.SIGINT:
+            # Not by sys.stderr: a handler may interrupt a write to it.
+            with contextlib.suppress(OSError):
+                os.write(2, f"\n{self._said}\n".encode())
 
 
 class ProgressBar:
-    """Progress of `total` units: a bar with time left on a terminal, spaced log lines elsewhere."""
+    """Progress of `total` units: a bar with time left on a terminal, spaced log lines elsewhere.
+
+    The bar has a line of its own, since figures beside it would push out count and time left at 80 columns.
+    """
 
     LINE_EVERY_S = 5.0
 
@@ -165,19 +185,8 @@ class ProgressBar:
 
     def __enter__(self) -> ProgressBar:
         if sys.stderr.isatty() and not logs_json():
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[figures]}"),
-                console=Console(stderr=True),
-                transient=True,
-            )
-            self._task = self._bar.add_task(self.what, total=self.total, figures="")
+            self._bar, what = _two_lines(self.what, self.total)
+            self._task = self._bar.add_task(what, total=self.total, figures="")
             self._bar.start()
         return self
 
@@ -201,8 +210,7 @@ class ProgressBar:
             # What an earlier attempt did tells nothing of this one's speed.
             self._resumed += n
         if self._bar is not None:
-            shown = "  ".join(f"{name} {_brief(value)}" for name, value in figures.items())
-            self._bar.update(self._task, completed=self.done, figures=shown)
+            self._bar.update(self._task, completed=self.done, figures=_beside(figures))
             return
         now = time.monotonic()
         last = before < self.total <= self.done
@@ -229,8 +237,56 @@ def _number(value: float) -> float | int:
     return int(value) if float(value).is_integer() else round(value, 2)
 
 
+def _two_lines(what: str, total: float) -> tuple[Any, str]:
+    """Return rich's progress with count, bar and time left in one line, figures below, and its short name."""
+    from rich.console import Console, RenderableType
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class TwoLines(Progress):
+        def get_renderables(self) -> Iterable[RenderableType]:
+            yield self.make_tasks_table(self.tasks)
+            for task in self.tasks:
+                if task.fields["figures"]:
+                    yield Text(task.fields["figures"], style="dim")
+
+    console = Console(stderr=True)
+    # What the count, the time left and the spaces between them leave to the name and the bar.
+    room = console.width - 2 * len(f"{total:,.0f}") - len("/") - len("00:00:00") - 3
+    longest = max(room - _SHORT, _SHORT)
+    name = what if len(what) <= longest else f"{what[: longest - _SHORT]}…{what[1 - _SHORT :]}"
+    bar = TwoLines(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=max(4, min(40, room - len(name)))),
+        TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
+    return bar, name
+
+
+def _beside(figures: Mapping[str, Any]) -> str:
+    """Return figures in few characters: a rate and what is spent first, then each under its name."""
+    shown = []
+    if "per_minute" in figures:
+        shown.append(f"{figures['per_minute']:,.0f}/min")
+    if figures.get("usd") or figures.get("usd_forecast"):
+        forecast = f" of ~${figures['usd_forecast']:,.2f}" if "usd_forecast" in figures else ""
+        shown.append(f"${figures.get('usd', 0.0):,.2f}{forecast}")
+    rest = {name: value for name, value in figures.items() if name not in _TOLD}
+    return "  ".join([*shown, *(f"{name} {_brief(value)}" for name, value in rest.items())])
+
+
+_SHORT = 10
+"""Columns that a bar needs at least, and characters of a long name's end that are kept."""
+_TOLD = ("per_minute", "usd", "usd_forecast", "resumed")
+
+
 def _brief(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def die_with_parent() -> None:

@@ -110,13 +110,14 @@ def stop_once_made(fake: FakeBatches, attempt: Attempt) -> None:
     fake.before_answer = stop
 
 
-CHILD = "import sys, batch_attempts; batch_attempts.child(sys.argv[1], sys.argv[2])"
+CHILD = "import sys, batch_attempts; batch_attempts.child(*sys.argv[1:])"
 
 
-def child(url: str, folder: str) -> None:
+def child(url: str, folder: str, budget: str) -> None:
     """Be a process that fills and says what it cost."""
     store = FileStore(Path(folder))
-    client = client_of(url, store)
+    money = Budget(store, BUDGET, float(budget)) if budget else None
+    client = client_of(url, store, budget=money)
 
     async def work() -> BatchResult:
         async with client:
@@ -125,11 +126,13 @@ def child(url: str, folder: str) -> None:
             )
 
     result = asyncio.run(work())
+    if money is not None:
+        money.close()
     print(json.dumps([client.usage.usd, result.earlier.usd]))
 
 
-def start_child(fake: FakeBatches, folder: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", CHILD, fake.url, str(folder)]
+def start_child(fake: FakeBatches, folder: Path, budget: str = "") -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", CHILD, fake.url, str(folder), budget]
     return subprocess.Popen(
         command, cwd=Path(__file__).parent, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )

@@ -60,6 +60,8 @@ class FakeBatches:
     """More requests than that in open batches fail one with `token_limit_exceeded`."""
     broken: Callable[[Body], bool] = lambda _: False
     """Which requests are answered in the error file."""
+    error: tuple[int, Body] = (500, {"code": "server_error"})
+    """What they are answered there: status and error."""
     drop_creations: int = 0
     """So often the connection is closed after the batch was made."""
     statuses: list[int] = field(default_factory=list)
@@ -135,14 +137,15 @@ class FakeBatches:
         for line in reversed(done):  # The order of the answers is nobody's promise.
             key = line["custom_id"]
             if self.broken(line["body"]):
-                answered = {"status_code": 500, "body": {"error": {"code": "server_error"}}}
+                status, fault = self.error
+                answered = {"status_code": status, "body": {"error": fault}}
                 bad.append({"custom_id": key, "response": answered, "error": None})
             else:
                 answered = {"status_code": 200, "request_id": "r", "body": self.answer(line["body"])}
                 good.append({"custom_id": key, "response": answered, "error": None})
         if self.told:
-            fault = {"code": "batch_expired" if self.ends == "expired" else "batch_cancelled"}
-            bad += [{"custom_id": m["custom_id"], "response": None, "error": fault} for m in missed]
+            missing = {"code": "batch_expired" if self.ends == "expired" else "batch_cancelled"}
+            bad += [{"custom_id": m["custom_id"], "response": None, "error": missing} for m in missed]
         for name, rows in (("output", good), ("error", bad)):
             if rows:
                 self.files[f"{name}_{batch['id']}"] = "".join(f"{json.dumps(r)}\n" for r in rows).encode()

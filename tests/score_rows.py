@@ -18,6 +18,26 @@ def label(overall: float) -> str:
     return [name for name, least in load_rubric().labels if overall >= least][-1]
 
 
+def judgement(overall: int, first: int = 0) -> Row:
+    """Return a judgement that adds up to `overall`, its points one to each dimension in turn from `first`."""
+    rubric = load_rubric()
+    sides: dict[bool, dict[str, int]] = {side: {} for side in (True, False)}
+    for dimension in rubric.dimensions:
+        sides[dimension.positive][dimension.key] = 0
+    catch_all = "bonus" if overall >= 0 else "penalty"
+    at = rubric.positive if overall >= 0 else rubric.negative
+    scores, left = sides[overall >= 0], abs(overall)
+    most = sum(dimension.max for dimension in at)
+    place = first
+    while sum(scores.values()) < min(left, most):
+        dimension = at[place % len(at)]
+        scores[dimension.key] = min(dimension.max, scores[dimension.key] + 1)
+        place += 1
+    rest = left - sum(scores.values())
+    found: Row = {"positive": sides[True], "negative": sides[False], "bonus": None, "penalty": None}
+    return found | ({catch_all: rest} if rest else {})
+
+
 def row(
     key: str,
     overall: int,
@@ -31,7 +51,6 @@ def row(
     level: int = 3,
     **changed: Any,
 ) -> Row:
-    rubric_data = load_rubric()
     return {
         "id": key,
         "sample": sample,
@@ -40,12 +59,7 @@ def row(
         "target_word_count": target,
         "overall": overall,
         "label": label(overall),
-        "judgement": {
-            "positive": {dimension.key: level for dimension in rubric_data.positive},
-            "negative": {dimension.key: 1 for dimension in rubric_data.negative},
-            "bonus": None,
-            "penalty": None,
-        },
+        "judgement": judgement(overall, level),
         "rubric": rubric,
         "judge": judge,
         "caveat": None,

@@ -9,12 +9,13 @@ import time
 
 import pytest
 from batch_attempts import BUDGET, EACH, Attempt, ask, once, start_child, stop_once_made
-from fake_batches import fake_batches
+from fake_batches import completion, fake_batches
 
 from polaris.artifact import Progress
-from polaris.budget import spent_in
+from polaris.batch_record import forget_collected
+from polaris.budget import Books, spent_in
 from polaris.chat import Usage
-from polaris.errors import BudgetError
+from polaris.errors import BudgetError, TransientError
 
 
 @pytest.mark.parametrize("at", ["POST /v1/batches", "GET /v1/files/output_batch_1"])
@@ -167,6 +168,79 @@ def test_a_budget_too_small_for_the_next_file_ends_after_what_is_out(tmp_path):
         result = richer.fill(ask(6), most_requests=2)
         assert once(fake, 6)
         assert (richer.client.usage + result.earlier).usd == pytest.approx(6 * EACH, abs=1e-12)
+
+
+def test_a_file_that_the_budget_cannot_hold_becomes_smaller(tmp_path):
+    with fake_batches(looks=1) as fake:
+        attempt = Attempt(tmp_path, fake, budget=3.5 * EACH)
+        with pytest.raises(BudgetError, match=r"0\.00045 USD are known to be spent"):
+            attempt.fill(ask(4))
+        assert once(fake, 3)
+        assert attempt.client.usage.batch_calls == 3
+        assert spent_in(attempt.store, BUDGET).spent == pytest.approx(3 * EACH)
+
+
+def test_what_a_killed_process_reserved_comes_back_when_its_batches_are_collected(tmp_path):
+    with fake_batches(looks=-1) as fake:
+        killed = start_child(fake, tmp_path, "1.0")
+
+        def kill(method: str, path: str) -> None:
+            if path == "/v1/batches/batch_1" and killed.poll() is None:
+                os.kill(killed.pid, signal.SIGKILL)
+                killed.wait()
+
+        fake.before_answer = kill
+        killed.communicate(timeout=60)
+        assert killed.returncode == -signal.SIGKILL
+        left = Attempt(tmp_path, fake, budget=1.0)
+        assert spent_in(left.store, BUDGET) == Books(pytest.approx(4 * EACH), 0.0)
+        # As if the estimate had been ten times as much.
+        for name in left.record.names("batches/"):
+            kept = json.loads(left.record.get(name) or b"")
+            left.record.put(name, json.dumps(kept | {"usd": 20 * EACH}).encode())
+        assert left.money is not None
+        left.money.settle(0.0, 36 * EACH)
+        left.money.close()
+        fake.before_answer, fake.released = lambda method, path: None, True
+        left.fill(ask(4), most_requests=2)
+        assert once(fake, 4)
+        assert spent_in(left.store, BUDGET) == Books(pytest.approx(4 * EACH), 0.0)
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_a_record_that_cannot_be_written_books_nothing(tmp_path, monkeypatch, written):
+    with fake_batches() as fake:
+        attempt = Attempt(tmp_path, fake, budget=1.0)
+        put = attempt.record.put
+
+        def failing(name: str, data: bytes) -> None:
+            if written:
+                put(name, data)
+            raise TransientError("store.url: FAKE trouble")
+
+        monkeypatch.setattr(attempt.record, "put", failing)
+        with pytest.raises(TransientError, match="FAKE trouble"):
+            attempt.fill(ask(4))
+        assert (fake.batches, attempt.record.names()) == ([], [])
+        assert spent_in(attempt.store, BUDGET) == Books(0.0, 0.0)
+        Attempt(tmp_path, fake, budget=1.0).fill(ask(4))
+        assert spent_in(attempt.store, BUDGET).spent == pytest.approx(4 * EACH)
+
+
+def test_what_is_collected_can_be_forgotten_and_what_is_out_cannot(tmp_path):
+    with fake_batches(answer=lambda _: completion("Once", "length"), looks=-1) as fake:
+        out = Attempt(tmp_path, fake)
+        stop_once_made(fake, out)
+        out.fill(ask(3)[2:])
+        fake.before_answer, fake.looks = lambda method, path: None, 0
+        Attempt(tmp_path, fake).fill(ask(2))
+        forget_collected(out.record)
+        assert len(out.record.names()) == 1
+        fake.released = True
+        last = Attempt(tmp_path, fake)
+        last.fill(ask(3))
+        assert sorted(fake.submitted.values()) == [1, 2, 2]
+        assert last.client.usage.batch_calls == 3
 
 
 def test_a_file_waits_for_what_an_earlier_one_leaves_of_its_reservation(tmp_path):

@@ -93,6 +93,13 @@ class Simulated:
         overrun, self.unbooked[who] = self.unbooked[who], 0.0
         self.check(overrun)
 
+    async def write(self, who: int) -> None:
+        await self.budgets[who].write()
+        overrun = 0.0
+        if not self.flying[who]:
+            overrun, self.unbooked[who] = self.unbooked[who], 0.0
+        self.check(overrun)
+
     def kill(self, who: int) -> None:
         """Lose a process; its calls in flight are paid for, and another one takes its place."""
         self.truth += sum(self.flying[who])
@@ -113,7 +120,7 @@ class Simulated:
 
 STEPS = st.tuples(
     st.integers(0, 2),
-    st.sampled_from(["reserve", "reserve", "reserve", "settle", "settle", "close", "kill"]),
+    st.sampled_from(["reserve", "reserve", "reserve", "settle", "settle", "write", "close", "kill"]),
     st.sampled_from([0.001, 0.01, 0.07, 0.3]),
     st.sampled_from([0.0, 0.4, 1.0, 1.0, 1.6]),
 )
@@ -135,6 +142,8 @@ def test_whatever_the_order_the_sum_stays_within_the_budget(
                     await simulated.reserve(who, amount, factor)
                 elif what == "settle":
                     simulated.settle(who, factor)
+                elif what == "write":
+                    await simulated.write(who)
                 elif what == "close":
                     simulated.close(who)
                 else:
@@ -204,6 +213,41 @@ def test_an_estimate_that_another_process_booked_is_given_back(tmp_path: Path) -
     second.close()
     assert spent_in(store, PREFIX) == Books(pytest.approx(0.4), 0.0)
     assert has(store, 1.0, 0.6)
+
+
+def test_what_is_written_is_known_and_the_rest_of_the_slice_is_anybodys(tmp_path: Path) -> None:
+    store = FileStore(tmp_path)
+    budget = Budget(store, PREFIX, 1.0)
+    spend(budget, 0.004)
+    run(budget.write())
+    assert spent_in(store, PREFIX) == Books(pytest.approx(0.004), 0.0)
+    budget.settle(0.0, -0.003)
+    run(budget.write())
+    assert spent_in(store, PREFIX) == Books(pytest.approx(0.001), 0.0)
+    spend(budget, 0.02)
+    run(budget.reserve(0.5))
+    run(budget.write())
+    assert spent_in(store, PREFIX).spent + spent_in(store, PREFIX).held >= 0.521 - NEAR
+    budget.settle(0.5, 0.1)
+    budget.close()
+    assert spent_in(store, PREFIX) == Books(pytest.approx(0.121), 0.0)
+    assert has(store, 1.0, 0.879)
+
+
+def test_a_spent_budget_is_looked_at_again_by_the_next_call(tmp_path: Path) -> None:
+    store = FileStore(tmp_path)
+    first, second = Budget(store, PREFIX, 1.0), Budget(store, PREFIX, 1.0)
+    run(first.reserve(0.9))
+    run(second.reserve(0.1))
+    second.settle(0.1, 0.1)
+    with pytest.raises(BudgetError, match="0.90 USD held by other processes"):
+        run(second.reserve(0.2))
+    first.settle(0.9, 0.3)
+    first.close()
+    run(second.reserve(0.2))
+    second.settle(0.2, 0.2)
+    with pytest.raises(BudgetError, match="0.60 USD are known to be spent, and the next call"):
+        run(second.reserve(0.5))
 
 
 def test_a_lowered_budget_gives_no_more_than_it_has(tmp_path: Path) -> None:

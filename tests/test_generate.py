@@ -198,6 +198,25 @@ def test_a_server_that_is_down_is_not_asked_for_every_story(tmp_path, monkeypatc
         assert len(server.requests) < 20
 
 
+@pytest.mark.parametrize(
+    ("refusal", "kind"),
+    [(error(401), ConfigError), (error(429, code="insufficient_quota"), TransientError)],
+    ids=["key", "credit"],
+)
+def test_an_error_of_one_story_cancels_none_that_is_paid_for(tmp_path, refusal, kind):
+    def reply(_: dict[str, Any], number: int) -> Reply:
+        return refusal if number == 3 else Reply("A fox.", delay_s=0.3)
+
+    with fake_endpoint(reply) as server:
+        context = context_of(tmp_path, server.url, samples=40, concurrency=8)
+        with pytest.raises(kind, match=r"models\.writer\.api_key_env: .* of 80 stories are kept") as told:
+            run(context)
+        paid = len(server.requests) - 1
+    assert 8 <= paid < 79, "nothing new is begun"
+    assert len(context.progress.names("rows/")) == paid
+    assert f"; {paid} of 80" in str(told.value)
+
+
 def test_stories_over_the_models_context_name_the_setting(tmp_path):
     told = r"evaluations\.quality\.max_tokens 64: with prompt a, sample 0 it exceeds"
     long = error(400, "max_tokens=64 cannot be greater than max_model_len=32")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,17 +11,23 @@ import pytest
 import typer
 import yaml
 from context import settings
+from fake_endpoint import Reply, fake_endpoint
+from typer.testing import CliRunner
 
 from polaris.chat import Usage
 from polaris.cli import app
 from polaris.config import ExecuteConfig, JudgeConfig
+from polaris.errors import MEANING
 from polaris.judge.parse import Judgement
 from polaris.judge.rows import failure_row, score_row
+from polaris.judge.rubric import load_rubric
 from polaris.judge.score import Scored
 from polaris.load import load
 from polaris.models import EndpointModel
 from polaris.providers import providers
 from polaris.recipe import RewardConfig
+from polaris.reward.quality import HIGHEST, LOWEST
+from polaris.runtime import StopFlag
 
 ROOT = Path(__file__).parents[1]
 GUIDE = (ROOT / "docs" / "judge.md").read_text(encoding="utf-8")
@@ -57,9 +64,14 @@ def test_the_table_of_providers_is_providers_yaml() -> None:
     assert table("provider") == wanted
 
 
-def test_the_configuration_is_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    [found] = re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)
-    raw, told = settings(tmp_path), yaml.safe_load(found)
+def yamls() -> tuple[str, str]:
+    """Return the guide's two configurations: the least that names a judge, and a part of a run's."""
+    least, part = re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)
+    return least, part
+
+
+def test_the_configuration_is_valid(tmp_path: Path) -> None:
+    raw, told = settings(tmp_path), yaml.safe_load(yamls()[1])
     for section, values in told.items():
         raw[section] = raw.get(section, {}) | values
     path = tmp_path / "run.yaml"
@@ -67,6 +79,47 @@ def test_the_configuration_is_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     config = load(path)
     assert config.judges["judge"].model == "reader"
     assert config.execute.budget_usd == told["execute"]["budget_usd"]
+
+
+def test_the_least_configuration_is_enough_to_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-fake-0123456789")
+    monkeypatch.setattr(StopFlag, "install", lambda _: None)
+    answer = {dimension.key: 1 for dimension in load_rubric().dimensions} | {"bonus": None, "penalty": None}
+    with fake_endpoint(lambda *_: Reply(json.dumps(answer))) as server:
+        path, rows = tmp_path / "judge.yaml", tmp_path / "stories.jsonl"
+        path.write_text(yamls()[0].replace("https://api.openai.com/v1", server.url), encoding="utf-8")
+        rows.write_text('{"id": "a", "story": "A fox."}\n')
+        asked = ["judge", "score", str(rows), "--out", str(tmp_path / "out"), "--config", str(path)]
+        done = CliRunner().invoke(app, [*asked, "--judge", "reader", "--form", "compact"])
+    assert done.exit_code == 0 and len(server.requests) == 1, done.output
+
+
+def test_the_rubric_is_told_as_it_is() -> None:
+    rubric = load_rubric()
+    wanted = [[found.key, found.name, str(found.max)] for found in rubric.dimensions]
+    assert table("dimension") == wanted
+    assert table("label") == [[name, str(least)] for name, least in rubric.labels]
+    assert f"from −{-LOWEST} to\n{HIGHEST};" in GUIDE
+    assert {found.max for found in rubric.catch_alls} == {8} and "penalty of up to 8 each" in GUIDE
+
+
+def test_the_defaults_are_told_as_they_are() -> None:
+    known = {"judges": JudgeConfig, "models": EndpointModel, "execute": ExecuteConfig}
+    for named, default, _ in table("setting"):
+        section, name = re.findall(r"`(\w+)(?:\.NAME)?\.(\w+)`", named)[0]
+        found = known[section].model_fields[name].default
+        shown = {None: "null", False: "false"}.get(
+            found, f"{found:g}" if isinstance(found, float) else str(found)
+        )
+        assert default in (shown, "none" if found is None else shown), name
+
+
+def test_every_exit_code_is_in_the_help_too() -> None:
+    codes = {int(code) for [named, _] in table("exit code") for code in named.split(", ")}
+    assert codes <= set(MEANING) and len(codes) == 8
+    shown = CliRunner().invoke(app, ["judge", "score", "--help"], env={"COLUMNS": "200"}).stdout
+    assert all(re.search(rf"\b{code}\b", shown.partition("Exit codes")[2]) for code in codes)
+
 
 
 def test_every_setting_that_it_names_exists() -> None:

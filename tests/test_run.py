@@ -9,7 +9,8 @@ import yaml
 from context import settings
 
 from polaris.errors import ConfigError
-from polaris.run import open_run
+from polaris.models import EndpointModel
+from polaris.run import open_run, outside_endpoint
 
 
 @pytest.mark.parametrize(
@@ -41,3 +42,23 @@ def test_transformers_knows_a_served_model_by_its_folder(demo: Path, monkeypatch
     assert run.endpoint("trained", {"trained": "http://127.0.0.1:1/v1"}).model == str(folder)
     with pytest.raises(ConfigError, match="no endpoint of this model is up"):
         run.endpoint("trained", {})
+
+
+@pytest.mark.parametrize("key", ["sk-\u2019secret", "sk-one\nsk-two", "sk-one sk-two", "sk-\x07secret"])
+@pytest.mark.parametrize("in_file", [True, False])
+def test_a_key_that_no_header_carries_names_its_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, in_file: bool
+) -> None:
+    monkeypatch.delenv("FAKE_API_KEY", raising=False)
+    if in_file:
+        (tmp_path / "key").write_text(key, encoding="utf-8")
+        monkeypatch.setenv("FAKE_API_KEY_FILE", str(tmp_path / "key"))
+    else:
+        monkeypatch.setenv("FAKE_API_KEY", key)
+    model = EndpointModel(
+        kind="endpoint", url="https://x.example/v1", model="m", identity="m", api_key_env="FAKE_API_KEY"
+    )
+    told = r"^models\.reader\.api_key_env: the key from FAKE_API_KEY .* holds .*; set it to one key"
+    with pytest.raises(ConfigError, match=told) as caught:
+        outside_endpoint("reader", model)
+    assert "sk-" not in str(caught.value)

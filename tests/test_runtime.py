@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import structlog
+from rich.console import Console
 
 from polaris import runtime
 from polaris.errors import Stopped
@@ -166,11 +167,12 @@ def test_progress_in_a_pod_is_json(
     assert (line["event"], line["what"], line["done"], line["total"]) == ("progress", "MiB", 1.25, 2.5)
 
 
-def test_progress_on_a_terminal_is_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
+
+def test_progress_on_a_terminal_is_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
@@ -181,6 +183,63 @@ def test_progress_on_a_terminal_is_a_bar(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "stories" in terminal.getvalue()
     assert "2/4" in terminal.getvalue()
     assert "reward 0.1235" in terminal.getvalue()
+
+
+STAGES: list[tuple[str, float, dict[str, Any], str]] = [
+    (
+        "judgements",
+        3000,
+        {
+            "failed": 0,
+            "cached": 12345,
+            "retries": 0,
+            "per_minute": 1581.2,
+            "usd": 5.07,
+            "usd_forecast": 45.91,
+        },
+        "1,581/min  $5.07 of ~$45.91  failed 0  cached 12,345  retries 0",
+    ),
+    (
+        "judgements",
+        10**6,
+        {"failed": 0, "cached": 0, "retries": 0, "per_minute": 9.0, "usd": 0.0, "usd_forecast": 0.0},
+        "9/min  failed 0  cached 0  retries 0",
+    ),
+    ("requests by batch", 50_000, {"batches": 10, "usd": 1.25}, "$1.25  batches 10"),
+    ("stories", 180, {"words": 1200, "truncated": 3, "resumed": 4}, "words 1,200  truncated 3"),
+    (
+        "optimiser steps",
+        100,
+        {
+            "loss": -0.0123,
+            "reward": 0.1,
+            "hri_weight": 0.5,
+            "engine_logprob_max_difference": 0.01,
+            "step_seconds": 9.5,
+        },
+        "loss -0.0123  reward 0.1  hri_weight 0.5  engine_logprob_max_difference 0.01",
+    ),
+    ("books", 20, {"book": "a [bold] name.epub", "stories": 12}, "book a [bold] name.epub  stories 12"),
+    (f"upload checkpoint-000100/{'model' * 20} (MiB)", 5000.5, {}, "(MiB)"),
+]
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+@pytest.mark.parametrize(("what", "total", "figures", "said"), STAGES, ids=lambda value: str(value)[:12])
+def test_count_bar_and_time_left_fit_every_terminal(
+    width: int, what: str, total: float, figures: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with ProgressBar(total, what) as bar:
+        bar.advance(total / 4, **figures)
+        shown = Console(width=width, file=io.StringIO())
+        shown.print(bar._bar.get_renderable())
+    lines = shown.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert f"{total / 4:,.0f}/{total:,.0f}" in lines[0] and "━" in lines[0], lines
+    assert lines[0].rstrip().endswith("-:--:--"), lines
+    assert said in "\n".join(lines)
 
 
 def test_a_stop_flag_remembers_the_first_signal() -> None:
@@ -210,3 +269,22 @@ def test_a_second_interrupt_ends_the_process_at_once() -> None:
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == 130
+
+
+def test_an_interrupt_says_how_long_it_takes_and_a_second_one_shows_the_cursor() -> None:
+    code = (
+        "import os, time; from polaris.runtime import StopFlag\n"
+        "os.isatty = lambda _: True\n"
+        "StopFlag('stopping: 15 s').install(); print('ready', flush=True)\n"
+        "while True: time.sleep(0.1)"
+    )
+    command = [sys.executable, "-c", code]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None and process.stderr is not None
+    with process.stdout, process.stderr:
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(signal.SIGINT)
+        assert (process.stderr.readline(), process.stderr.readline()) == (b"\n", b"stopping: 15 s\n")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 130
+        assert process.stderr.read() == b"\n\x1b[?25h"

@@ -295,9 +295,9 @@ def test_an_endpoint_elsewhere_needs_its_key(
     monkeypatch.setenv("FAKE_API_KEY_FILE", str(tmp_path / "none"))
     with pytest.raises(ConfigError, match=r"FAKE_API_KEY_FILE: '.*none': No such file"):
         run.endpoint("writer")
-    monkeypatch.setenv("FAKE_API_KEY", "from the variable\n")
+    monkeypatch.setenv("FAKE_API_KEY", "from-the-variable\n")
     endpoint = run.endpoint("writer")
-    assert (endpoint.api_key, endpoint.model, endpoint.identity) == ("from the variable", "w", "fake/writer")
+    assert (endpoint.api_key, endpoint.model, endpoint.identity) == ("from-the-variable", "w", "fake/writer")
     assert not endpoint.ours
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,30 +16,35 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from polaris.artifact import Progress, from_rows
+from polaris.batch_record import forget_collected
 from polaris.budget import open_budget
 from polaris.chat import Endpoint
-from polaris.cli.scores import by_story, print_scores, summary
+from polaris.cli.scores import by_story, counted, print_scores, summary
 from polaris.config import JudgeConfig, RunConfig
-from polaris.errors import BudgetError, ConfigError, PolarisError, TransientError
+from polaris.errors import BudgetError, ConfigError, GuardError, PolarisError, Stopped, TransientError
+from polaris.fields import PATTERNS
 from polaris.judge.judgements import Outcome, judge_all
 from polaris.judge.prompt import messages
 from polaris.judge.rows import Row
 from polaris.judge.rubric import checked_form, json_schema, rubric_identity
 from polaris.judge.score import Judge, open_judge
 from polaris.judge.stories import read_row, read_stories
+from polaris.llm import STOP_GRACE_S
 from polaris.load import load
 from polaris.models import EndpointModel
 from polaris.plan import Plan
 from polaris.providers import providers
 from polaris.run import Run, open_run
 from polaris.runtime import StopFlag, redact
-from polaris.storage import FileStore
+from polaris.storage import FileStore, Store
 
 Flags = Mapping[str, Any]
 """What flags gave, None where they were not given, by the names of the settings that they stand for."""
 
 NAME = "judge"
 """What flags call their one judge and its model, where a configuration has names."""
+
+_STOPPING = f"stopping: calls under way get {STOP_GRACE_S:g} s; Ctrl-C again ends at once"
 
 _FLAGS = {
     "url": "--url",
@@ -52,10 +58,14 @@ _FLAGS = {
     "repeats": "--repeats",
     "concurrency": "--concurrency",
     "reasoning_effort": "--effort",
+    "temperature": "--temperature",
+    "top_p": "--top-p",
     "batch": "--batch",
     "outage_s": "--outage-s",
     "budget_usd": "--budget-usd",
 }
+
+_PRICES = ("usd_per_million_prompt_tokens", "usd_per_million_completion_tokens")
 
 
 @dataclass(frozen=True)
@@ -145,17 +155,21 @@ def score_stories(
     asked; then what `judge_all` does, with every answer kept in `out`/.store.
     """
     rows = read_stories(stories)
+    require_writable(out)
     store = FileStore(out / ".store")
     try:
         with _asked(config, judge, endpoint, settings, budget_usd, store) as asked:
-            stop = StopFlag()
+            stop = StopFlag(_STOPPING)
             stop.install()
             caveat = asked.run.caveat(asked.name)
             judged, outcome = _judged(asked, rows, caveat, stop)
+    except Stopped as stopped:
+        raise _kept(stopped, store) from None
     except PolarisError as error:
         raise _in_flags(error, flags=config is None) from None
+    notes = [_worded(note) for note in judged.notes] if config is None else judged.notes
     told = by_story(rows, outcome)
-    found = summary(told, outcome, judged, caveat)
+    found = summary(told, outcome, judged, caveat, notes)
     files = {
         "scores.jsonl": from_rows(outcome.scores),
         "failures.jsonl": from_rows(outcome.failures),
@@ -164,7 +178,38 @@ def score_stories(
         ),
     }
     _write(out, files)
+    forget_collected(_batches(store))
     print_scores(told, found, out)
+    if not found["n"]:
+        reason, count = next(iter(found["failures"].items()))
+        raise GuardError(
+            f"no story was judged: {found['judgements_failed']:,} of {outcome.total:,} judgements failed,"
+            f" {count:,} of them: {reason}; mend that and run the same command again"
+        )
+
+
+def require_writable(out: Path) -> None:
+    """Make the folder for what comes out; raise ConfigError if nothing can be written there."""
+    tried = out / ".store" / ".tried"
+    try:
+        tried.parent.mkdir(parents=True, exist_ok=True)
+        tried.write_bytes(b"")
+        tried.unlink()
+    except OSError as error:
+        raise ConfigError(
+            f"--out: '{out}' cannot be written ({error.strerror}); name a folder that can be. Nothing was"
+            " asked."
+        ) from None
+
+
+def _kept(stopped: Stopped, store: FileStore) -> Stopped:
+    """Return the error with what made it stop, and how many answers need not be asked for again."""
+    kept = sum(1 for _ in store.list("cache/judge/"))
+    number = stopped.code - 128
+    by = "Ctrl-C" if number == signal.SIGINT else f"signal {number}"
+    answers = counted(kept, "answer is", "answers are")
+    stopped.args = (f"stopped by {by}; {answers} kept, the same command goes on from there",)
+    return stopped
 
 
 def _judged(asked: _Asked, rows: list[Row], caveat: str | None, stop: StopFlag) -> tuple[Judge, Outcome]:
@@ -181,13 +226,18 @@ def _judged(asked: _Asked, rows: list[Row], caveat: str | None, stop: StopFlag) 
                 setting=f"judges.{asked.name}",
                 stop=stop,
                 caveat=caveat,
-                batches=Progress(store, "score/"),
+                batches=_batches(store),
             )
         )
     finally:
         if budget is not None:
             budget.close()
     return judge, outcome
+
+
+def _batches(store: Store) -> Progress:
+    """Return where the batches under way are on record."""
+    return Progress(store, "score/")
 
 
 @contextmanager
@@ -210,6 +260,9 @@ def _asked(
                 raise ConfigError(
                     f"{_FLAGS[name]}: missing; give --config with --judge, or --url and --model"
                 )
+        if budget_usd is not None and not any(given.get(name) for name in _PRICES):
+            flags = " and ".join(_FLAGS[name] for name in _PRICES)
+            raise ConfigError(f"--budget-usd needs prices: give {flags}")
         run = Run(Path.cwd(), _from_flags(given, changed, budget_usd), {}, Plan({}), store)
         yield _Asked(run, NAME, run.endpoint(NAME))
         return
@@ -274,6 +327,8 @@ def _validated(raw: dict[str, Any]) -> RunConfig:
 
 def _fault(found: dict[str, Any]) -> str:
     said = str(found["msg"]).removeprefix("Value error, ").replace("Input should be", "expected")
+    if wanted := PATTERNS.get(found.get("ctx", {}).get("pattern")):
+        said = f"expected {wanted}"
     flag = _FLAGS.get(str(found["loc"][-1])) if found["loc"] else None
     return f"{flag}: value '{redact(str(found['input']))}'; {said}" if flag else said
 
@@ -282,16 +337,21 @@ def _in_flags(error: PolarisError, *, flags: bool) -> PolarisError:
     """Return the error in the words of the flags, where it names a setting that nobody wrote."""
     text = str(error).replace("store.url", "--out")
     if flags:
-        for name, flag in _FLAGS.items():
-            for section in (f"judges.{NAME}", f"models.{NAME}", "execute"):
-                text = text.replace(f"{section}.{name}", flag)
-            if name.startswith("usd_"):
-                text = text.replace(name, flag)
-        text = text.replace(f"models.{NAME}", "--url")
+        text = _worded(text)
     for kind in (BudgetError, TransientError, ConfigError):
         if isinstance(error, kind):
             return kind(text)
     return error
+
+
+def _worded(text: str) -> str:
+    """Return a text with flags in place of the settings that they stand for."""
+    for name, flag in _FLAGS.items():
+        for section in (f"judges.{NAME}", f"models.{NAME}", "execute"):
+            text = text.replace(f"{section}.{name}", flag)
+        if name.startswith("usd_"):
+            text = text.replace(name, flag)
+    return text.replace(f"models.{NAME}", "--url")
 
 
 def _write(out: Path, files: Mapping[str, bytes]) -> None:

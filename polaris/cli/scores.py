@@ -13,10 +13,11 @@ from rich.text import Text
 
 import polaris
 from polaris.judge.judgements import Outcome
+from polaris.judge.readings import kinds
 from polaris.judge.rows import Row
 from polaris.judge.rubric import load_rubric
 from polaris.judge.score import Judge
-from polaris.judge.stories import NO_PROMPT
+from polaris.judge.stories import NO_PROMPT, THINK
 from polaris.reward.quality import label
 from polaris.text import WORD_COUNTER, encodable
 
@@ -24,6 +25,8 @@ SEED = 3479
 RESAMPLES = 10_000
 SHOWN = 20
 """Most stories in the table: of more, the best and the worst."""
+REASONS = 5
+"""Most kinds of failure that are told."""
 
 
 def by_story(stories: Sequence[Row], outcome: Outcome) -> list[dict[str, Any]]:
@@ -49,6 +52,7 @@ def by_story(stories: Sequence[Row], outcome: Outcome) -> list[dict[str, Any]]:
                 "strongest": strongest,
                 "weakest": weakest,
                 "without_prompt": story["prompt"] == NO_PROMPT,
+                "thinking_cut": story.get("thinking_cut", False),
                 "reasons": [row["reason"] for row in failures.get(key, [])],
             }
         )
@@ -56,13 +60,17 @@ def by_story(stories: Sequence[Row], outcome: Outcome) -> list[dict[str, Any]]:
 
 
 def summary(
-    told: Sequence[Mapping[str, Any]], outcome: Outcome, judge: Judge, caveat: str | None
+    told: Sequence[Mapping[str, Any]],
+    outcome: Outcome,
+    judge: Judge,
+    caveat: str | None,
+    notes: Sequence[str],
 ) -> dict[str, Any]:
-    """Return what summary.json holds; `told` are the rows of `by_story`.
+    """Return what summary.json holds; `told` are the rows of `by_story`, `notes` the judge's.
 
     A story without a judgement is counted in `n_failed` and in no figure. The interval draws whole ids,
-    since samples of one prompt are not independent. `cost` and `events` are this command's,
-    `usd_of_answers` is what the scores cost, whenever they were bought.
+    since samples of one prompt are not independent. `failures` counts judgements by `kinds`. `cost` and
+    `events` are this command's, `usd_of_answers` is what the scores cost, whenever they were bought.
     """
     overalls = [story["overall"] for story in told]
     validities = [row["quote_validity"] for row in outcome.scores if row["quote_validity"] is not None]
@@ -71,7 +79,7 @@ def summary(
         "rubric": judge.rubric,
         "structured": sorted({row["structured"] for row in outcome.scores}),
         "caveat": caveat,
-        "notes": judge.notes,
+        "notes": list(notes),
         "n": sum(value is not None for value in overalls),
         "n_failed": sum(value is None for value in overalls),
         "overall": _interval(overalls, [story["id"] for story in told]),
@@ -81,8 +89,9 @@ def summary(
         "repeats": judge.config.repeats,
         "judgements": len(outcome.scores),
         "judgements_failed": len(outcome.failures),
-        "failures": dict(Counter(row["reason"] for row in outcome.failures)),
+        "failures": kinds(row["reason"] for row in outcome.failures),
         "without_prompt": sum(story["without_prompt"] for story in told),
+        "thinking_cut": sum(story["thinking_cut"] for story in told),
         "cost": outcome.usage.cost(),
         "events": outcome.usage.events(),
         "usd_of_answers": round(sum(row["usd"] for row in outcome.scores), 9),
@@ -139,24 +148,59 @@ def print_scores(told: Sequence[Mapping[str, Any]], found: Mapping[str, Any], ou
             else ""
         )
         console.print(f"mean overall {overall['value']:.1f}{between}", style="bold")
-    labels = ", ".join(f"{name} {count}" for name, count in found["labels"].items())
-    lines = [
-        f"stories      {found['n']} judged, {found['n_failed']} without a judgement",
-        f"labels       {labels or 'none'}",
-        f"judgements   {found['judgements']}, {found['judgements_failed']} failed",
-        *(f"  {count} × {encodable(reason)}" for reason, count in found["failures"].items()),
-        f"judge        {found['judge']}, {found['rubric']}",
-        f"cost         {found['cost']['usd']:.4f} US$ now, {found['usd_of_answers']:.4f} US$ in all:"
-        f" {found['cost']['calls']} calls, {found['cost']['cached_calls']} answers kept from before",
-    ]
-    if found["without_prompt"]:
-        lines.append(f"{found['without_prompt']} stories came without a prompt: their P1 and N1 mean little")
-    lines += found["notes"]
-    for line in lines:
+    for line in _lines(found):
         console.print(line, soft_wrap=True)
     if found["caveat"]:
         console.print(found["caveat"], style="yellow", soft_wrap=True)
     console.print(f"written to {out}: scores.jsonl, failures.jsonl, summary.json", soft_wrap=True)
+    if not found["n"]:
+        console.print("No story was judged.", style="bold red")
+
+
+def _lines(found: Mapping[str, Any]) -> list[str]:
+    labels = ", ".join(f"{name} {count:,}" for name, count in found["labels"].items())
+    cost, unanswered = found["cost"], found["events"]["unanswered"]
+    lines = [
+        f"stories      {found['n']:,} judged, {found['n_failed']:,} without a judgement",
+        f"labels       {labels or 'none'}",
+        f"judgements   {found['judgements']:,}, {found['judgements_failed']:,} failed",
+        *(f"  {line}" for line in failure_lines(found["failures"])),
+        f"judge        {found['judge']}, {found['rubric']}",
+        f"cost         {_usd(cost['usd'])} paid by this command ({counted(cost['calls'], 'call')},"
+        f" {counted(cost['cached_calls'], 'answer')} kept from before); the scores' own answers cost"
+        f" {_usd(found['usd_of_answers'])}",
+    ]
+    if unanswered:
+        are = "is" if unanswered == 1 else "are"
+        lines.append(
+            f"             {counted(unanswered, 'attempt')} got no answer and {are} booked at an estimate"
+        )
+    if found["without_prompt"]:
+        stories = counted(found["without_prompt"], "story", "stories")
+        lines.append(f"{stories} came without a prompt: P1 and N1 mean little there")
+    if found["thinking_cut"]:
+        stories = counted(found["thinking_cut"], "story", "stories")
+        lines.append(f"{stories} began with {THINK}: judged without the thinking")
+    return [*lines, *found["notes"]]
+
+
+def failure_lines(failures: Mapping[str, int]) -> list[str]:
+    """Return a line for each of the commonest kinds of failure, and how many judgements are of other kinds.
+
+    `failures` are judgements by kind, the commonest first.
+    """
+    lines = [f"{count:,} × {encodable(reason)}" for reason, count in list(failures.items())[:REASONS]]
+    rest = sum(list(failures.values())[REASONS:])
+    return [*lines, f"… {rest:,} more in failures.jsonl"] if rest else lines
+
+
+def counted(number: int, one: str, several: str | None = None) -> str:
+    """Return a number with its noun, singular where it is one."""
+    return f"{number:,} {one if number == 1 else several or f'{one}s'}"
+
+
+def _usd(value: float) -> str:
+    return f"{value:,.{2 if value >= 1 or not value else 4}f} US$"
 
 
 def _table(told: Sequence[Mapping[str, Any]]) -> Table:

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from polaris.artifact import from_rows
+from polaris.cli.scores import counted, failure_lines
 from polaris.errors import ConfigError, InputError
 
 Facts = Mapping[str, Any]
@@ -64,17 +65,14 @@ def judge_pairs(
 
     Raises InputError for faulty rows, before anything is asked; then what `score_stories` does.
     """
-    from polaris.cli.judging import score_stories
+    from polaris.cli.judging import require_writable, score_stories
 
     with _extra():
         from polaris.judge.validate import read_pairs, story_rows
 
         rows = story_rows(read_pairs(path))
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "stories.jsonl").write_bytes(from_rows(rows))
-    except OSError as error:
-        raise ConfigError(f"--out: '{out}' cannot be written: {error.strerror}; name another") from None
+    require_writable(out)
+    (out / "stories.jsonl").write_bytes(from_rows(rows))
     # Its table is by story; what stdout is for here is the figure over pairs.
     with redirect_stdout(sys.stderr):
         score_stories(out / "stories.jsonl", out, config, judge, endpoint, settings, budget_usd)
@@ -124,7 +122,9 @@ def _write(out: Path, name: str, facts: Facts, page: str) -> None:
         (out / f"{name}.json").write_text(data, encoding="utf-8")
         (out / f"{name}.html").write_bytes(page.encode("utf-8", "replace"))
     except OSError as error:
-        raise ConfigError(f"--out: '{out}' cannot be written: {error.strerror}; name another") from None
+        raise ConfigError(
+            f"--out: '{out}' cannot be written ({error.strerror}); name a folder that can be"
+        ) from None
 
 
 def _print_json(facts: Facts) -> None:
@@ -145,15 +145,20 @@ def _print_judge(console: Console, judge: Facts) -> None:
         ("rubric", judge["rubric"]),
         (
             "judgements",
-            f"{judge['judgements']:,} of {judge['stories']:,} stories, {judge['repeated']:,} of them at least"
-            f" twice; {judge['failed']} failed, {judge['copies']} copies left out",
+            f"{judge['judgements']:,} of {counted(judge['stories'], 'story', 'stories')},"
+            f" {judge['repeated']:,} of them at least twice; {judge['failed']:,} failed,"
+            f" {counted(judge['copies'], 'copy', 'copies')} left out",
         ),
-        ("test–retest", f"{_icc(test['icc'])}   n {test['icc']['n']}, k {test['icc']['k']:.3g}"),
+        ("test–retest", f"{_icc(test['icc'])}   n {test['icc']['n']:,}, k {test['icc']['k']:.3g}"),
     ]
     if judge["repeated"]:
         mean = test["icc_of_mean"]
         rows += [
-            ("", f"{mean['name']} {_number(mean['value'], 3)} for the mean of {mean['k']:.3g} scores"),
+            (
+                "",
+                f"{mean['name']} {_number(mean['value'], 3)} for the mean of"
+                f" a story's {_repeats(judge)} scores",
+            ),
             (
                 "two scores",
                 f"{_number(test['mean_absolute_difference'])} apart on average, at most"
@@ -162,8 +167,8 @@ def _print_judge(console: Console, judge: Facts) -> None:
             ),
             (
                 "labels",
-                f"differ in {_percent(flips['share'])} of {flips['pairs']:,} pairs,"
-                f" {flips['far']} by more than one",
+                f"differ in {_percent(flips['share'])} of {counted(flips['pairs'], 'pair')},"
+                f" {flips['far']:,} by more than one",
             ),
         ]
     rows.append(("length bias", _partial(judge["length_bias"])))
@@ -181,11 +186,12 @@ def _print_judge(console: Console, judge: Facts) -> None:
 def _print_between(console: Console, between: Facts) -> None:
     console.print(Text("between the judges", style="bold"))
     rows = [
-        ("agreement", f"{_icc(between['icc'])}   n {between['icc']['n']}, k {between['icc']['k']}"),
+        ("agreement", f"{_icc(between['icc'])}   n {between['icc']['n']:,}, k {between['icc']['k']}"),
         ("stories", f"{between['stories']:,} scored by all, {between['incomplete']:,} left out"),
         (
             "labels",
-            f"differ in {_percent(between['labels']['share'])} of {between['labels']['pairs']:,} pairs",
+            f"differ in {_percent(between['labels']['share'])} of"
+            f" {counted(between['labels']['pairs'], 'pair')}",
         ),
     ]
     for pair in between["pairs"]:
@@ -247,15 +253,15 @@ def _dimensions(dimensions: Sequence[Facts], icc: str) -> Table:
 def _print_validation(facts: Facts) -> None:
     console = _console()
     length = facts["length"]
-    failures = "".join(f"; {count} × {reason}" for reason, count in facts["failures"].items())
     console.print(Text(f"{facts['judge']} against people", style="bold"), soft_wrap=True)
     rows = [
         ("rubric", facts["rubric"]),
         ("agreement", _share(facts["agreement"])),
         (
             "pairs",
-            f"{facts['n']:,} of {facts['pairs']:,}, {facts['n_failed']:,} without both scores{failures}",
+            f"{facts['n']:,} of {facts['pairs']:,}, {facts['n_failed']:,} without both scores",
         ),
+        *(("" if number else "failed", line) for number, line in enumerate(failure_lines(facts["failures"]))),
         ("ties", f"{facts['ties']:,}, each counted half"),
         ("the longer alone", _share(length["longer_is_chosen"])),
         ("shorter chosen", _share(length["shorter_chosen"])),
@@ -293,14 +299,19 @@ def _partial(bias: Facts) -> str:
     if bias["value"] is None:
         return f"unknown: {bias['reason']}"
     between = f"[{bias['low']:+.2f}, {bias['high']:+.2f}]" if bias["low"] is not None else bias["reason"]
-    return f"{bias['value']:+.2f} {between}: partial correlation with log words{held}, n {bias['n']}"
+    return f"{bias['value']:+.2f} {between}: partial correlation with log words{held}, n {bias['n']:,}"
 
 
 def _share(part: Facts) -> str:
     if part["value"] is None:
         return "no pair"
     between = f"[{_percent(part['low'])}, {_percent(part['high'])}]"
-    return f"{_percent(part['value'])} {between} of {part['n']:,} pairs ({part['method']})"
+    return f"{_percent(part['value'])} {between} of {counted(part['n'], 'pair')} ({part['method']})"
+
+
+def _repeats(judge: Facts) -> str:
+    counts = [len(row["overalls"]) for row in judge["per_story"] if len(row["overalls"]) > 1]
+    return f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
 
 
 def _number(value: float | None, digits: int = 1) -> str:

@@ -1,8 +1,8 @@
 """Stories and a judge in, a score or a listed failure for every story and repeat out, however many.
 
 The `judge` stage and `polaris judge score` both are this loop with an edge. What stops it (a signal, a spent
-budget, an outage) loses nothing paid for: every answer is in the cache before the next is asked for, so the
-same call made again goes on where it stopped.
+budget, an outage, a rejected key) loses nothing paid for: what is under way may finish, and every answer is
+in the cache before the next is asked for, so the same call made again goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from polaris.artifact import Progress
 from polaris.chat import ChatRequest, Usage
-from polaris.errors import BudgetError, TransientError
+from polaris.errors import PolarisError, TransientError
 from polaris.judge.rows import Row, failure_row, row_order, score_row
 from polaris.judge.score import Judge, JudgeFailed, Scored
 from polaris.llm import STOP_GRACE_S, each
@@ -32,8 +32,8 @@ class Outcome:
     scores: list[Row] = field(default_factory=list)
     failures: list[Row] = field(default_factory=list)
     usage: Usage = field(default_factory=Usage)
-    spent: BudgetError | None = None
-    """The budget's word that no more may be asked."""
+    error: PolarisError | None = None
+    """The first error that no other judgement would be spared: a spent budget, a rejected key."""
     outage: str | None = None
     """Why a judgement failed while the endpoint answered nobody."""
     resumed: int = 0
@@ -46,7 +46,7 @@ class Outcome:
     @property
     def ended(self) -> bool:
         """Whether nothing more may be begun, though what is under way may finish."""
-        return self.spent is not None or self.outage is not None
+        return self.error is not None or self.outage is not None
 
     def scored(self, row: Row, scored: Scored) -> None:
         """Add a score."""
@@ -88,10 +88,13 @@ async def judge_all(
     keeps the ids of its batches. Scores and failures come back sorted by id, sample and repeat.
 
     Raises:
-        BudgetError: the budget is spent; what was under way has finished and is kept.
-        TransientError: the endpoint answered nobody for `outage_s`, or the account has no credit left.
+        BudgetError: the budget is spent.
+        TransientError: the endpoint answered nobody for `outage_s`, the account has no credit left, or the
+            store is down.
         ConfigError: the endpoint rejects key, model or parameters.
         Stopped: on a signal, after the calls under way or `STOP_GRACE_S`.
+
+    Before the first three all that was under way has finished and is kept.
 
     """
     found = Outcome(len(stories) * judge.config.repeats)
@@ -111,7 +114,7 @@ async def judge_all(
                     _waiting(stories, judge.config.repeats, found),
                     work,
                     width=judge.client.width,
-                    stopped=lambda: stop.requested,
+                    stopped=lambda: stop.requested or judge.client.outage,
                     grace_s=STOP_GRACE_S,
                 )
         finally:
@@ -145,8 +148,9 @@ async def _judge_one(
     resumed = found.resumed
     try:
         scored = await judge.score(story["prompt"], story["story"], repeat=repeat)
-    except BudgetError as error:
-        found.spent = error
+    except PolarisError as error:
+        # Others are under way and paid for: none of them must be cancelled.
+        found.error = found.error or error
         return
     except JudgeFailed as failed:
         row = failure_row(story, repeat, failed.reason)
@@ -167,6 +171,17 @@ async def _by_batch(judge: Judge, stories: Sequence[Row], batches: Progress, sto
     """Have all that is not kept answered by batch; return what earlier attempts' batches cost."""
     from polaris.batch import fill
 
+    done = await fill(judge.client, _asked(judge, stories), batches, stop=stop)
+    if not done.schema_rejected:
+        return done.earlier
+    # Asked live, all of it would be bought at the full price.
+    judge.fall_back()
+    again = await fill(judge.client, _asked(judge, stories), batches, stop=stop)
+    return done.earlier + again.earlier
+
+
+def _asked(judge: Judge, stories: Sequence[Row]) -> list[tuple[ChatRequest, int]]:
+    """Return the first question about every story that is to be judged, with each repeat's number."""
     asked: list[tuple[ChatRequest, int]] = []
     for story in stories:
         try:
@@ -174,17 +189,16 @@ async def _by_batch(judge: Judge, stories: Sequence[Row], batches: Progress, sto
         except JudgeFailed:
             continue
         asked += [(request, repeat) for repeat in range(judge.config.repeats)]
-    done = await fill(judge.client, asked, batches, stop=stop)
-    return done.earlier
+    return asked
 
 
 def _require_complete(found: Outcome, judge: Judge, setting: str) -> None:
     kept = f"{len(found.scores)} of {found.total} judgements are kept"
-    if found.spent is not None:
-        raise BudgetError(f"{found.spent}; {kept}")
-    if found.outage is not None:
+    if found.error is not None:
+        raise type(found.error)(f"{found.error}; {kept}")
+    if found.outage is not None or len(found.scores) + len(found.failures) < found.total:
+        why = found.outage or "the calls under way were given up"
         raise TransientError(
             f"{setting}.outage_s: {judge.client.endpoint.url} answered nobody for {judge.config.outage_s:g} s"
-            f" ({found.outage}); {kept}, run again when it answers"
+            f" ({why}); {kept}, run again when it answers"
         )
-    assert len(found.scores) + len(found.failures) == found.total, "a judgement is neither score nor failure"

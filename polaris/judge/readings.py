@@ -6,19 +6,23 @@ rubric do not compare, so they are two judges.
 
 from __future__ import annotations
 
-import json
 import math
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from polaris.errors import InputError
 from polaris.judge.rubric import load_rubric
+from polaris.reward import quality
+from polaris.reward.rows import RowError, judgement_of, parse_row
 
 Row = Mapping[str, Any]
 Story = tuple[str, int]
 SCORES, FAILURES = "scores.jsonl", "failures.jsonl"
+_NEEDED = ("id", "sample", "repeat", "judge", "rubric", "overall", "label", "judgement")
 
 
 @dataclass(frozen=True)
@@ -74,8 +78,11 @@ class Panel:
 def read_sources(paths: Sequence[Path]) -> list[Source]:
     """Return the rows of each path, a `scores.jsonl` or a folder with one, and of `failures.jsonl` beside it.
 
+    Each row's overall and label are computed again from its judgement: a file may have been edited.
+
     Raises:
-        InputError: a path is not there, holds no scores, or has a row that is none.
+        InputError: a path is not there, holds no scores, or has a row that is none, or whose judgement is
+            not whole or says another overall or label; `file:line: field` is named.
 
     """
     found = []
@@ -90,11 +97,12 @@ def read_sources(paths: Sequence[Path]) -> list[Source]:
                 f"{path}: no {SCORES} is there; give a file of scores, or a folder that"
                 " `polaris judge score --out` made"
             )
+        rows = read_rows(scores)
+        for row in rows:
+            _check(row)
         failures = scores.with_name(FAILURES)
         beside = scores.name == SCORES and failures.is_file()
-        found.append(
-            Source(str(scores), read_rows(scores), read_rows(failures) if beside and failures else ())
-        )
+        found.append(Source(str(scores), rows, read_rows(failures) if beside and failures else ()))
     return found
 
 
@@ -102,26 +110,55 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """Return a JSONL file's objects, each with its place as `file:line` under the key `""`.
 
     Raises:
-        InputError: the file is no UTF-8, or a line is no JSON object; `file:line` is named.
+        InputError: the file cannot be read, or a line is no JSON object in UTF-8 with each key once;
+            `file:line` is named.
 
     """
     rows = []
     try:
-        lines = path.read_bytes().decode("utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        place = f"{path}:{number}"
-        try:
-            row = json.loads(line, parse_constant=_no_constant)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{place}: row: no JSON ({error})") from None
-        if not isinstance(row, dict):
-            raise InputError(f"{place}: row: {type(row).__name__} in place of an object")
-        rows.append({**row, "": place})
+        if line.strip():
+            place = f"{path}:{number}"
+            try:
+                rows.append({**parse_row(line), "": place})
+            except RowError as fault:
+                raise InputError(f"{place}: {fault}") from None
     return rows
+
+
+def kinds(reasons: Iterable[str]) -> dict[str, int]:
+    """Return how many reasons there are of each kind, most common first; their numbers make no kind.
+
+    A kind is called by its reason, with … for its numbers where they differ.
+    """
+    found: dict[str, Counter[str]] = {}
+    for reason in reasons:
+        found.setdefault(re.sub(r"\d+(?:[.,]\d+)*", "…", reason), Counter())[reason] += 1
+    named = {next(iter(each)) if len(each) == 1 else kind: each.total() for kind, each in found.items()}
+    return dict(sorted(named.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _check(row: Row) -> None:
+    place = row[""]
+    for name in _NEEDED:
+        if name not in row:
+            raise InputError(
+                f"{place}: no row of {SCORES} ({name} is missing); judge it first with `polaris judge score`"
+            )
+    try:
+        judgement = judgement_of(dict(row))
+    except RowError as fault:
+        raise InputError(f"{place}: {fault}") from None
+    total = quality.overall(judgement)
+    for name, said in (("overall", total), ("label", quality.label(total))):
+        if row[name] != said or isinstance(row[name], bool):
+            raise InputError(
+                f"{place}: {name}: not {said}, which the row's judgement adds up to; give {SCORES} as it"
+                " was written"
+            )
 
 
 def panel(sources: Sequence[Source], lengths: Mapping[Story, Lengths] | None = None) -> Panel:
@@ -182,10 +219,10 @@ def _same(row: Row, other: Row) -> bool:
 def _reading(row: Row, where: str) -> Reading:
     overall = row.get("overall")
     if isinstance(overall, bool) or not isinstance(overall, int | float) or not math.isfinite(overall):
-        raise InputError(f"{_place(row, where)}: overall: {overall!r} is no finite number")
+        raise InputError(f"{_place(row, where)}: overall: a finite number is needed")
     label = _text(row, "label", where)
     if label not in labels():
-        raise InputError(f"{_place(row, where)}: label: '{label}' is none of {', '.join(labels())}")
+        raise InputError(f"{_place(row, where)}: label: one of {', '.join(labels())} is needed")
     judgement = row.get("judgement")
     if not isinstance(judgement, Mapping):
         raise InputError(f"{_place(row, where)}: judgement: an object is needed")
@@ -196,8 +233,8 @@ def _reading(row: Row, where: str) -> Reading:
             score = given[dimension.key]
             if isinstance(score, bool) or not isinstance(score, int) or not 0 <= score <= dimension.max:
                 raise InputError(
-                    f"{_place(row, where)}: judgement.{dimension.key}: {score!r} is no whole number"
-                    f" from 0 to {dimension.max}"
+                    f"{_place(row, where)}: judgement.{dimension.key}: a whole number from 0 to"
+                    f" {dimension.max} is needed"
                 )
             scores[dimension.key] = score
     return Reading(float(overall), label, scores)
@@ -232,7 +269,7 @@ def _count(row: Row, key: str, where: str) -> int | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise InputError(f"{_place(row, where)}: {key}: {value!r} is no number of words")
+        raise InputError(f"{_place(row, where)}: {key}: a number of words is needed")
     return value
 
 
@@ -252,10 +289,6 @@ def _whole(row: Row, key: str) -> int:
 
 def _place(row: Row, where: str) -> str:
     return str(row.get("") or where)
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
 
 
 def stories_of(raters: Iterable[Rater]) -> list[Story]:

@@ -90,7 +90,7 @@ class Judge:
         self._schema = json_schema(config.form)
         endpoint = client.endpoint
         if not endpoint.ours and providers()[endpoint.provider].structured == "prompt":
-            self._fall_back()
+            self.fall_back()
 
     async def score(self, prompt: str, story: str, *, repeat: int = 0) -> Scored:
         """Return the judgement of `story`, written for `prompt`; `repeat` numbers independent ones.
@@ -152,11 +152,11 @@ class Judge:
         except JudgeFailed as failed:
             if asked.schema is None or not failed.schema_rejected:
                 raise
-        self._fall_back()
+        self.fall_back()
         asked = self.requests(prompt, story)
         return asked, await self._ask(asked, repeat)
 
-    def _fall_back(self) -> None:
+    def fall_back(self) -> None:
         """Ask with the schema in the prompt from now on; count and tell it once, whoever noticed first."""
         if self.structured == "prompt":
             return

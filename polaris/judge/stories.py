@@ -1,47 +1,53 @@
-"""A file of stories in; rows that can be judged out, or each faulty line with its field and the fix."""
+"""A file of stories in; rows that can be judged out, or each faulty line with its field and the fix.
+
+Lines are read as `polaris reward` reads them (`polaris.reward.rows`): no key twice, no text in an error.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from polaris.errors import InputError
 from polaris.judge.rows import Row
-from polaris.text import count_words, target_from_prompt
+from polaris.reward.rows import RowError, id_of, parse_row, text_of, whole_of
+from polaris.text import THINK_END, count_words, target_from_prompt
 
 NO_PROMPT = "(unknown)"
 """What a judge sees of a story that came without its prompt."""
+THINK = "<think>"
+"""What a story begins with that still has its model's thoughts before it."""
+SHOWN = 20
+"""Faults that are listed; the rest are counted."""
 
 
 def read_stories(path: Path) -> list[Row]:
-    """Return the rows {id, sample, prompt, story, words, target_word_count} of a JSONL file.
+    """Return the rows {id, sample, prompt, story, words, target_word_count} of a JSONL file; `-` is stdin.
 
-    A line holds `id` and `story`, and may hold `prompt`, `target_word_count` (else the one that the prompt
-    asks for, or None) and `sample` (0); whatever else it holds is left alone, so a run's stories.jsonl is
-    such a file. NULs and lone surrogates are fine.
+    A line holds `id` (text, or a whole number, taken as text) and `story`, and may hold `prompt`,
+    `target_word_count` (else the one that the prompt asks for, or None) and `sample` (0); whatever else it
+    holds is left alone, so a run's stories.jsonl is such a file. NULs and lone surrogates are fine. A row
+    whose story came with its thinking has also `thinking_cut`: True.
 
     Raises:
-        InputError: a line `file:line: field: fault; expected …` for each fault, or the file cannot be read.
+        InputError: a line `file:line: field: fault; expected …` for each fault, 20 at most, or the file
+            cannot be read.
 
     """
-    lines = _lines(path)
     rows: list[Row] = []
     faults: list[str] = []
     first: dict[tuple[str, int], int] = {}
-    for number, raw in lines:
-        found, wrong = _parsed(raw)
-        wrong = wrong or _faults(found)
+    for number, raw in _lines(path):
+        row, wrong = _read(raw)
         if not wrong:
-            row = _row(found)
             key = row["id"], row["sample"]
             if first.setdefault(key, number) != number:
                 wrong = [f"id: given before, in line {first[key]}; expected an id, or a sample, of its own"]
             rows.append(row)
         faults += [f"{path}:{number}: {fault}" for fault in wrong]
-    if faults:
-        raise InputError("\n".join(faults))
+    raise_faults(path, faults)
     if not rows:
         raise InputError(f"{path}: holds no row; expected JSON lines with id and story")
     return rows
@@ -52,78 +58,105 @@ def read_row(path: Path, *, line: int | None, key: str | None) -> Row:
 
     Raises InputError if there is no such row, or it has no story; without a prompt it is as `read_stories`'.
     """
-    lines = dict(_lines(path))
-    if line is not None:
-        lines = {number: raw for number, raw in lines.items() if number == line}
-    for number, raw in lines.items():
-        found, wrong = _parsed(raw)
-        if key is not None and found.get("id") != key:
+    for number, raw in _lines(path):
+        if line is not None and number != line:
             continue
-        wrong = wrong or [fault for fault in _faults(found) if fault.startswith(("prompt:", "story:"))]
-        if wrong:
-            raise InputError(f"{path}:{number}: {wrong[0]}")
-        return {"prompt": _prompt(found), "story": found["story"]}
+        try:
+            found = parse_row(raw)
+        except RowError as fault:
+            if key is not None:
+                continue
+            raise InputError(f"{path}:{number}: {fault}") from None
+        if key is not None and not _has_id(found, key):
+            continue
+        try:
+            return {"prompt": _prompt(found), "story": without_thinking(text_of(found, "story"))}
+        except RowError as fault:
+            raise InputError(f"{path}:{number}: {fault}") from None
     asked = f"line {line}" if line is not None else f"id {key!r}" if key is not None else "row"
     raise InputError(f"{path}: holds no {asked}; expected a line with a story")
 
 
-def _lines(path: Path) -> Iterable[tuple[int, bytes]]:
+def without_thinking(story: str) -> str:
+    """Return a story that begins with `<think>` without all up to the first `</think>`; others as they are.
+
+    Thoughts that never end leave no story.
+    """
+    return story.partition(THINK_END)[2].lstrip() if story.startswith(THINK) else story
+
+
+def raise_faults(path: Path, faults: Sequence[str]) -> None:
+    """Raise InputError with a line a fault, the first 20 and how many more there are; return without any."""
+    if faults:
+        more = [f"{path}: … {len(faults) - SHOWN:,} more"] if len(faults) > SHOWN else []
+        raise InputError("\n".join([*faults[:SHOWN], *more]))
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     try:
-        data = path.read_bytes()
+        data = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}; give a JSONL file of stories") from None
-    lines = enumerate(data.split(b"\n"), start=1)
-    return [(number, line) for number, line in lines if line.strip()]
+    for number, line in enumerate(data.split(b"\n"), start=1):
+        if line.strip():
+            yield number, line
 
 
-def _parsed(raw: bytes) -> tuple[dict[str, Any], list[str]]:
-    try:
-        # Not json.loads(bytes): it takes a text that begins with NULs for UTF-16.
-        found = json.loads(raw.decode("utf-8-sig", "surrogatepass"), strict=False)
-    except (ValueError, RecursionError) as error:
-        why = "no UTF-8" if isinstance(error, UnicodeDecodeError) else "no JSON"
-        return {}, [f"row: {why}; expected a JSON object on one line"]
-    if not isinstance(found, dict):
-        return {}, [f"row: {type(found).__name__}; expected a JSON object"]
-    return found, []
+def _read(raw: bytes) -> tuple[Row, list[str]]:
+    """Return the row of a line, and what is wrong with it; with any fault the row is of no use."""
+    faults: list[str] = []
 
+    def checked(read: Callable[[], Any]) -> Any:
+        try:
+            return read()
+        except RowError as fault:
+            faults.append(str(fault))
+            return None
 
-def _faults(found: Mapping[str, Any]) -> list[str]:
-    faults = []
-    if not isinstance(found.get("id"), str) or not found["id"]:
-        faults.append(f"id: {_shown(found, 'id')}; expected text of one or more characters")
-    if not isinstance(found.get("story"), str):
-        faults.append(f"story: {_shown(found, 'story')}; expected text")
-    if not isinstance(found.get("prompt"), str | None):
-        faults.append(f"prompt: {_shown(found, 'prompt')}; expected text, or leave it out")
-    for name, least in (("target_word_count", 1), ("sample", 0)):
-        value = found.get(name)
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if value is not None and not (whole and value >= least):
-            faults.append(f"{name}: {_shown(found, name)}; expected a whole number of {least} or more")
-    return faults
-
-
-def _shown(found: Mapping[str, Any], name: str) -> str:
-    if name not in found:
-        return "missing"
-    value = found[name]
-    shown = repr(value) if isinstance(value, str) else json.dumps(value)
-    return shown if len(shown) <= 40 else f"{shown[:37]}..."
-
-
-def _row(found: Mapping[str, Any]) -> Row:
-    prompt, target = _prompt(found), found.get("target_word_count")
-    return {
-        "id": found["id"],
-        "sample": found.get("sample") or 0,
+    found = checked(lambda: parse_row(raw))
+    if found is None:
+        return {}, faults
+    key = checked(lambda: str(id_of(found)))
+    told = checked(lambda: text_of(found, "story"))
+    prompt = checked(lambda: _prompt(found))
+    target = checked(lambda: _target(found))
+    sample = checked(lambda: _sample(found))
+    if faults:
+        return {}, faults
+    story = without_thinking(told)
+    row = {
+        "id": key,
+        "sample": sample,
         "prompt": prompt,
-        "story": found["story"],
-        "words": count_words(found["story"]),
+        "story": story,
+        "words": count_words(story),
         "target_word_count": target_from_prompt(prompt) if target is None else target,
     }
+    return row | ({"thinking_cut": True} if story != told else {}), []
 
 
-def _prompt(found: Mapping[str, Any]) -> str:
-    prompt: str = found.get("prompt") or ""
+def _target(found: Row) -> int | None:
+    name = "target_word_count"
+    return None if found.get(name) is None else whole_of(found, name, 1)
+
+
+def _sample(found: Row) -> int:
+    value = found.get("sample")
+    if value is None:
+        return 0
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or value < 0:
+        raise RowError("sample", str(value)[:24] if whole else "no number", "a whole number of 0 or more")
+    return int(value)
+
+
+def _prompt(found: Row) -> str:
+    prompt = "" if found.get("prompt") is None else text_of(found, "prompt")
     return prompt if prompt.strip() else NO_PROMPT
+
+
+def _has_id(found: Row, key: str) -> bool:
+    try:
+        return str(id_of(found)) == key
+    except RowError:
+        return False

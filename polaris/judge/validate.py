@@ -7,7 +7,6 @@ The pairs have LitBench's columns (Fein et al. 2025): `prompt`, `chosen_story`, 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,8 @@ import numpy as np
 
 from polaris.errors import InputError
 from polaris.judge.length_bias import bootstrap
-from polaris.judge.readings import Panel, Rater, Source, Story, panel, read_rows
+from polaris.judge.readings import Panel, Rater, Source, Story, kinds, panel, read_rows
+from polaris.judge.stories import raise_faults, without_thinking
 from polaris.text import count_words
 
 METRIC_VERSION = "judge-validation-1"
@@ -29,8 +29,7 @@ GAPS = (5.0, 10.0, 20.0)
 """Upper ends of the classes of score gaps; ties are in none."""
 VOTES = (2.0, 5.0)
 """Upper ends of the classes of upvote ratios."""
-_SHOWN = 20
-"""Row errors that are listed; the rest are counted."""
+_MOST_VOTES = 1e15
 _FEW = 10
 """With fewer prompts a bootstrap interval is too narrow to be believed."""
 
@@ -65,14 +64,13 @@ def read_pairs(path: Path) -> list[Pair]:
         found = _faults(row)
         name = str(row.get("id", place.rpartition(":")[2]))
         if name in ids:
-            found.append(f"id: '{name}' is there already")
+            found.append("id: given before; expected one of its own")
         ids.add(name)
         faults += [f"{place}: {fault}" for fault in found]
         if not found:
-            pairs.append(Pair(name, row["prompt"], row["chosen_story"], row["rejected_story"], _upvotes(row)))
-    if faults:
-        more = [f"{path}: {len(faults) - _SHOWN} more faults"] if len(faults) > _SHOWN else []
-        raise InputError("\n".join([*faults[:_SHOWN], *more]))
+            chosen, rejected = (without_thinking(row[key]) for key in ("chosen_story", "rejected_story"))
+            pairs.append(Pair(name, row["prompt"], chosen, rejected, _upvotes(row)))
+    raise_faults(path, faults)
     if not pairs:
         raise InputError(f"{path}: no pair is there; give rows with prompt, chosen_story, rejected_story")
     return pairs
@@ -117,7 +115,6 @@ def agreement(pairs: Sequence[Pair], source: Source, *, seed: int, resamples: in
     shorter = [row for row in scored if row["longer"] == 0]
     longer = [row for row in scored if row["longer"] == 1]
     balanced = [share(shorter)["value"], share(longer)["value"]]
-    reasons = Counter(str(row.get("reason")) for row in source.failures)
     return {
         "metric_version": METRIC_VERSION,
         "judge": rater.judge,
@@ -128,7 +125,7 @@ def agreement(pairs: Sequence[Pair], source: Source, *, seed: int, resamples: in
         "pairs": len(rows),
         "n": len(scored),
         "n_failed": len(rows) - len(scored),
-        "failures": dict(sorted(reasons.items())),
+        "failures": kinds(str(row.get("reason")) for row in source.failures),
         "ties": sum(row["gap"] == 0 for row in scored),
         "agreement": share(scored),
         "mean_gap": sum(row["gap"] for row in scored) / len(scored) if scored else None,
@@ -160,7 +157,8 @@ def _faults(row: Mapping[str, Any]) -> list[str]:
             found.append(f"{key}: empty")
     for key in ("chosen_upvotes", "rejected_upvotes"):
         value = row.get(key)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not (number and abs(value) < _MOST_VOTES):
             found.append(f"{key}: {type(value).__name__} in place of a number")
     name = row.get("id", "")
     if isinstance(name, bool) or not isinstance(name, str | int):

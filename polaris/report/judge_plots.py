@@ -77,9 +77,11 @@ def differences(
         axes = figure.subplots()
         axes.axhline(0, color=GRID, linewidth=1.2)
         if limits is not None:
-            axes.axhspan(*limits, color=MUTED, alpha=0.14, linewidth=0, label="95 % of differences")
+            label = "95\N{NO-BREAK SPACE}% of differences"
+            axes.axhspan(*limits, color=MUTED, alpha=0.14, linewidth=0, label=label)
         if mean is not None:
-            axes.axhline(mean, color=MUTED, linewidth=1.2, dashes=(4, 3), label=f"mean {mean:.1f}")
+            label = f"mean {mean:.1f}".replace("-", "−")
+            axes.axhline(mean, color=MUTED, linewidth=1.2, dashes=(4, 3), label=label)
         _scatter(axes, shown)
         axes.set_xlabel("mean of the two scores")
         axes.set_ylabel(unit)

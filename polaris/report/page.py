@@ -62,7 +62,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     found.filters.update(
-        number=number, signed=signed, percent=percent, duration=duration, moment=moment, size=size
+        number=number, signed=signed, percent=percent, most=most, duration=duration, moment=moment, size=size
     )
     return found
 
@@ -89,7 +89,14 @@ def signed(value: float | None, digits: int = 1) -> str:
 
 def percent(share: float | None, digits: int = 0) -> str:
     """Return a share (0–1) in per cent."""
-    return ABSENT if share is None else f"{number(100 * share, digits)} %"
+    return ABSENT if share is None else f"{number(100 * share, digits)}\N{NO-BREAK SPACE}%"
+
+
+def most(share: float) -> str:
+    """Return a share (0–1) of what differs, in words that never claim all of it."""
+    if share > 0.99:
+        return f"More than {percent(0.99)}"
+    return f"About {percent(share)}"
 
 
 def duration(seconds: float | None) -> str:

@@ -23,7 +23,7 @@ class Outcome:
     Attributes:
         asked: stories that the judge was asked about.
         failed: those of them without a judgement.
-        out: the judge's endpoint was out when the last call ended.
+        out: not one of them has a judgement, and the judge's endpoint is why.
         reason: why the last one failed.
         error: exit code and message of an error that no further call would mend.
         usage: what the step's calls were and cost.
@@ -59,8 +59,7 @@ class Failures:
             return min(told, key=lambda error: error.code)
         asked, failed = sum(o.asked for o in outcomes), sum(o.failed for o in outcomes)
         reason = next((o.reason for o in reversed(outcomes) if o.reason), "")
-        out = any(o.out for o in outcomes) and not any(o.asked > o.failed and not o.out for o in outcomes)
-        if failed and out:
+        if failed == asked and any(o.out for o in outcomes):
             return TransientError(f"the judge is out: {failed} of this step's {asked} calls failed: {reason}")
         return self._count(asked, failed, reason)
 

@@ -143,12 +143,13 @@ class Reward:
         failures = [found for found in results if isinstance(found, JudgeFailed)]
         errors = [found for found in results if isinstance(found, PolarisError)]
         worst = min(errors, key=lambda error: error.code, default=None)
+        failed = len(failures) + len(errors)
         unavailable = sum(failure.unavailable for failure in failures)
         return Outcome(
             asked=asked,
-            failed=len(failures) + len(errors),
-            # Calls may also fail by their deadlines, one by one, without the endpoint being down.
-            out=self.outage() or 0 < unavailable == asked,
+            failed=failed,
+            # One judgement shows that the endpoint answers: a call that fails beside it fails alone.
+            out=0 < failed == asked and (unavailable == asked or self.outage()),
             reason=failures[-1].reason if failures else "",
             error=(worst.code, str(worst)) if worst else None,
             usage=self._spent(asked),

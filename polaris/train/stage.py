@@ -218,6 +218,9 @@ def write(context: StageContext, settings: TrainConfig, job: Job) -> None:
     context.counts |= {f"judge_{name}": _total(rows, key) + spent[name] for name, key in EVENTS.items()}
     context.counts["judge_repaid"] = spent["repaid"] + _repaid(rows, spent)
     context.cost |= {name: _total(rows, key) + spent[name] for name, key in COST.items()}
+    if context.counts["judge_schema_fallbacks"]:
+        endpoint = f"models.{context.config.judges[settings.judge].model}"
+        context.notes.append(f"{endpoint}: enforces no JSON schema, so the judge gets it in its prompt")
     caveat = context.caveat(settings.judge)
     if caveat:
         context.notes.append(caveat)

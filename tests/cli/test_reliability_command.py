@@ -15,7 +15,7 @@ from score_rows import row, table, write
 from typer.testing import CliRunner
 
 from polaris.cli import app, main
-from polaris.errors import ConfigError, InputError, PolarisError, TransientError
+from polaris.errors import ConfigError, GuardError, InputError, PolarisError, TransientError
 from polaris.judge.rubric import load_rubric
 from polaris.runtime import StopFlag
 
@@ -78,7 +78,7 @@ def test_two_judges_are_compared(tmp_path: Path) -> None:
     [
         (table({key: values[:1] for key, values in SCORES.items()}), "judge score --repeats 3"),
         (table({"a": [1, 2], "b": [3, 4]}), "at least 3 are needed"),
-        ([row("a", 1, label="superb")], "scores.jsonl:1: label: 'superb'"),
+        ([row("a", 1, label="superb")], "scores.jsonl:1: label: not very_poor"),
     ],
 )
 def test_too_little_or_bad_rows_exit_with_3(
@@ -214,3 +214,22 @@ def test_what_judge_score_leaves_is_what_reliability_reads(tmp_path: Path) -> No
     assert (judge["stories"], judge["judgements"], judge["repeats"]) == (4, 12, 3)
     assert [entry["words"] for entry in judge["per_story"]] == [4, 8, 12, 16]
     assert judge["length_bias"]["controls"] == [], "nobody asked for a length"
+
+
+def test_pairs_none_of_whose_stories_is_judged_end_with_5(pairs: Path, tmp_path: Path) -> None:
+    done, calls = asked(pairs, tmp_path / "out", lambda *_: Reply("I would rather not."))
+    assert "8 of 8 judgements failed, 8 of them: invalid answer" in failed(done, GuardError)
+    assert (tmp_path / "out" / "failures.jsonl").read_bytes().count(b"\n") == 8
+    assert not (tmp_path / "out" / "validation.json").exists() and done.stdout == ""
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_a_pair_is_judged(pairs: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    done, calls = asked(pairs, tmp_path / "out", by_text)
+    assert calls == 0 and failed(done, ConfigError).endswith("folder that can be. Nothing was asked.")
+
+
+def test_help_lists_the_commands_in_the_order_of_their_use() -> None:
+    shown = invoke("--help").stdout
+    places = [shown.index(f" {name} ") for name in ("prompt", "score", "reliability", "validate")]
+    assert places == sorted(places)

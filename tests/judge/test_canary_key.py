@@ -50,7 +50,7 @@ LEAKS = {
     "401": (leaky_error(401), BAD_CONFIG),
     "404": (leaky_error(404), BAD_CONFIG),
     "413": (leaky_error(413), DONE),
-    "429": (leaky_error(429), DONE),
+    "429": (leaky_error(429), TRANSIENT),
     "quota": (leaky_error(429, code="insufficient_quota"), TRANSIENT),
     "500": (leaky_error(500), TRANSIENT),
 }

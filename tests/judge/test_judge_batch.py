@@ -138,3 +138,21 @@ def test_what_an_earlier_attempt_booked_by_batch_is_in_the_cost_of_the_one_that_
     assert context.counts["batch_calls"] == 4
     live = context.cost["calls"] - 4
     assert context.cost["usd"] == pytest.approx(4 * FULL / 2 + live * FULL, abs=1e-12)
+
+
+def test_an_endpoint_that_takes_no_schema_is_asked_by_batch_with_it_in_the_prompt(tmp_path):
+    said = {"code": None, "message": "response_format of type json_schema is not supported"}
+    with fake_batches(
+        answer=scores, broken=lambda body: "response_format" in body, error=(400, said)
+    ) as fake:
+        context = context_of(tmp_path, fake.url, STORIES)
+        run(context)
+        assert (fake.live, len(fake.batches), set(fake.submitted.values())) == ([], 2, {1})
+        # A later attempt knows it from the record.
+        context.store.delete([info.key for info in context.store.list("cache/")])
+        run(again := context_of(tmp_path, fake.url, STORIES))
+        assert (fake.live, len(fake.batches)) == ([], 2)
+    assert {row["structured"] for row in to_rows(read_output(context, "scores.jsonl"), "")} == {"prompt"}
+    assert context.cost["usd"] == again.cost["usd"] == pytest.approx(4 * FULL / 2, abs=1e-12)
+    assert context.notes == ["models.reader: enforces no JSON schema, so the judge gets it in its prompt"]
+    assert (context.counts["schema_fallbacks"], context.counts["scored"]) == (1, 4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import re
 import shutil
@@ -25,6 +26,7 @@ from polaris.judge.rubric import load_rubric, rubric_identity
 from polaris.judge.stage import run
 from polaris.runtime import configure_logging
 from polaris.stage import StageContext
+from polaris.storage import FileStore
 
 NAME = "judge.writer.quality"
 
@@ -203,6 +205,47 @@ def test_a_rejected_key_is_a_configuration_error(tmp_path):
     told = r"models\.reader\.api_key_env: the key in FAKE_API_KEY"
     with fake_endpoint(lambda *_: error(401)) as server, pytest.raises(ConfigError, match=told):
         run(context_of(tmp_path, server.url, [story("a")]))
+
+
+@pytest.mark.parametrize(
+    ("refusal", "kind"),
+    [(error(401), ConfigError), (error(429, code="insufficient_quota"), TransientError)],
+    ids=["key", "credit"],
+)
+def test_an_error_of_one_call_cancels_none_that_is_paid_for(tmp_path, refusal, kind):
+    def reply(_: dict[str, Any], number: int) -> Reply:
+        return refusal if number == 3 else Reply(answer().text, delay_s=0.3)
+
+    stories = [story(f"s{n:02}") for n in range(99)]
+    with fake_endpoint(reply) as server:
+        context = context_of(tmp_path, server.url, stories, concurrency=8)
+        with pytest.raises(
+            kind, match=r"models\.reader\.api_key_env: .*; \d+ of 99 judgements are kept"
+        ) as told:
+            run(context)
+        paid = len(server.requests) - 1
+    assert 8 <= paid < 98, "nothing new is begun"
+    assert len(list(context.store.list("cache/"))) == paid
+    assert f"; {paid} of 99" in str(told.value)
+    assert context.output.entries == {}
+
+
+def test_a_read_of_the_store_that_fails_cancels_no_other_judgement(tmp_path, monkeypatch):
+    read, looked = FileStore.get, itertools.count()
+
+    def failing_once(self: FileStore, key: str) -> bytes:
+        if key.startswith("cache/") and next(looked) == 5:
+            time.sleep(0.2)
+            raise TransientError("store.url: FAKE trouble")
+        return read(self, key)
+
+    monkeypatch.setattr(FileStore, "get", failing_once)
+    with fake_endpoint(lambda *_: Reply(answer().text, delay_s=0.4)) as server:
+        context = context_of(tmp_path, server.url, [story(f"s{n}") for n in range(9)], concurrency=9)
+        with pytest.raises(TransientError, match="^store.url: FAKE trouble; 8 of 9 judgements are kept$"):
+            run(context)
+        assert len(server.requests) == 8
+    assert len(list(context.store.list("cache/"))) == 8
 
 
 def test_a_signal_stops_after_the_calls_under_way_which_are_kept(tmp_path):

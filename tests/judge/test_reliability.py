@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from score_rows import label, row, table, write
+from score_rows import judgement, label, row, table, write
 
 from polaris.errors import InputError
 from polaris.judge.icc import EQUAL, f_quantile, incomplete_beta, one_way, two_way
 from polaris.judge.length_bias import bootstrap, length_bias, partial_correlation
-from polaris.judge.readings import Lengths, Source, panel, read_sources
+from polaris.judge.readings import Lengths, Source, kinds, panel, read_sources
 from polaris.judge.reliability import of_judge, reliability, shortage
 
 SHROUT_FLEISS = [[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]]
@@ -210,9 +210,10 @@ def _one(rows: list[dict[str, Any]]) -> tuple[Any, Any]:
 
 
 def test_differences_and_spread_by_hand() -> None:
-    rows = table({"a": [20, 24], "b": [50, 50], "c": [70, 62]})
+    rows = table({"a": [20, 24], "b": [50, 50], "c": [70, 62]}, judgement=judgement(18))
     for changed, level in ((rows[0], 1), (rows[1], 5)):
-        changed["judgement"]["positive"] = {**changed["judgement"]["positive"], "P1": level}
+        positive = {**changed["judgement"]["positive"], "P1": level}
+        changed["judgement"] = {**changed["judgement"], "positive": positive}
     judge = facts(rows)["judges"][0]
     test = judge["test_retest"]
     assert test["mean_absolute_difference"] == pytest.approx(4)
@@ -295,15 +296,21 @@ def test_too_little_says_how_to_get_more(scores: dict[str, list[int]], said: str
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"overall": None}, "overall: None is no finite number"),
-        ({"overall": True}, "overall: True is no finite number"),
-        ({"label": "superb"}, "label: 'superb' is none of very_poor"),
-        ({"judgement": None}, "judgement: an object is needed"),
-        ({"judgement": {"positive": {"P1": 16}}}, "judgement.P1: 16 is no whole number from 0 to 15"),
+        ({"overall": None}, "overall: not 22, which the row's judgement adds up to"),
+        ({"overall": True}, "overall: not 22, "),
+        ({"overall": math.nan}, "overall: not 22, "),
+        ({"overall": 25}, "overall: not 22, "),
+        ({"label": "superb"}, "label: not poor, which the row's judgement adds up to"),
+        ({"label": "good"}, "label: not poor, "),
+        ({"judgement": None}, "judgement: null; expected an object"),
+        ({"judgement": {"positive": {"P1": 16}}}, "judgement: "),
+        ({"judgement": {**judgement(22), "positive": {"P1": 15, "P2": 7}}}, "judgement.positive: "),
+        ({"judgement": {**judgement(22), "bonus": "2"}}, "judgement.bonus: "),
         ({"judge": ""}, "judge: a string is needed"),
         ({"id": 3}, "id: a string is needed"),
         ({"repeat": "0"}, "repeat: a whole number is needed"),
-        ({"words": -1}, "words: -1 is no number of words"),
+        ({"words": -1}, "words: a number of words is needed"),
+        ({"words": "a story"}, "words: a number of words is needed"),
         ({"repeat": 1}, "repeat: 1 is there twice"),
         ({"repeat": 2, "words": 5}, "not judgements of the same story"),
     ],
@@ -321,15 +328,50 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no scores.jsonl is there"):
         read_sources([tmp_path])
     path = tmp_path / "scores.jsonl"
-    path.write_text('\n{"overall": NaN}\n')
-    with pytest.raises(InputError, match=r"scores.jsonl:2: row: no JSON \(NaN"):
+    path.write_text('\n{"id": "a", "id": "b"}\n')
+    with pytest.raises(InputError, match=r"scores.jsonl:2: id: given twice; expected each key once"):
+        read_sources([path])
+    path.write_text('\n{"overall": 3\n')
+    with pytest.raises(InputError, match=r"scores.jsonl:2: row: no JSON at character"):
         read_sources([path])
     path.write_text("[1]\n")
-    with pytest.raises(InputError, match=r"scores.jsonl:1: row: list in place of an object"):
+    with pytest.raises(InputError, match=r"scores.jsonl:1: row: a list; expected a JSON object"):
         read_sources([path])
     write(path, [row("a", 1)])
-    with pytest.raises(InputError, match="given twice"):
+    with pytest.raises(InputError, match="given twice: a judgement"):
         read_sources([path, tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("line", "lacks"),
+    [
+        ({"id": "a", "story": "Once."}, "sample"),
+        ({"id": "a", "sample": 0, "story": "Once."}, "repeat"),
+        ({key: value for key, value in row("a", 20).items() if key != "judgement"}, "judgement"),
+    ],
+)
+def test_stories_in_place_of_scores_are_told_what_to_do(
+    tmp_path: Path, line: dict[str, Any], lacks: str
+) -> None:
+    path = write(tmp_path / "stories.jsonl", [line])
+    with pytest.raises(InputError) as caught:
+        read_sources([path])
+    assert str(caught.value) == (
+        f"{path}:1: no row of scores.jsonl ({lacks} is missing); judge it first with `polaris judge score`"
+    )
+
+
+@given(st.lists(st.integers(0, 10**6), min_size=1, max_size=50))
+def test_kinds_of_reasons_count_every_one(numbers: list[int]) -> None:
+    found = kinds(f"answer of {number:,} tokens is no JSON" for number in numbers)
+    assert list(found.values()) == [len(numbers)]
+    alike = len(set(numbers)) == 1
+    assert next(iter(found)) == f"answer of {f'{numbers[0]:,}' if alike else '…'} tokens is no JSON"
+
+
+def test_the_commonest_kind_comes_first() -> None:
+    found = kinds(["b", "a", "cut at 3", "cut at 4", "cut at 4"])
+    assert list(found.items()) == [("cut at …", 3), ("a", 1), ("b", 1)]
 
 
 def test_lengths_that_the_rows_lack_are_taken_from_the_stories() -> None:

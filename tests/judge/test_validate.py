@@ -174,11 +174,41 @@ def test_every_bad_pair_is_named(tmp_path: Path) -> None:
         f"{path}:3: chosen_story: empty",
         f"{path}:4: prompt: int in place of a string",
         f"{path}:5: chosen_upvotes: str in place of a number",
-        f"{path}:7: id: 'x' is there already",
+        f"{path}:7: id: given before; expected one of its own",
         f"{path}:8: id: list in place of a string",
     ]
     many = write(tmp_path / "many.jsonl", [{}] * 30)
-    with pytest.raises(InputError, match="70 more faults"):
+    with pytest.raises(InputError, match=r"many.jsonl: … 70 more$"):
         read_pairs(many)
     with pytest.raises(InputError, match="no pair is there"):
         read_pairs(write(tmp_path / "none.jsonl", []))
+
+
+def test_thoughts_are_cut_from_a_pairs_stories_before_they_are_judged_and_counted(tmp_path: Path) -> None:
+    rows = [{"prompt": "p", "chosen_story": f"<think>Hm, so.</think>\n{SHORT}", "rejected_story": LONG}]
+    pairs = read_pairs(write(tmp_path / "pairs.jsonl", rows))
+    assert [(entry["story"], entry["words"]) for entry in story_rows(pairs)] == [(SHORT, 2), (LONG, 4)]
+
+
+@pytest.mark.parametrize(
+    "line", ['{"prompt": "p", "prompt": "q"}', '{"id": NaN}', '{"chosen_upvotes": 1e999}']
+)
+def test_what_json_allows_but_no_pair_has_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(line + "\n")
+    with pytest.raises(
+        InputError, match=r"pairs.jsonl:1: (prompt: given twice|id: float|.*\n.*upvotes: float)"
+    ):
+        read_pairs(path)
+
+
+def test_failures_are_told_by_their_kind() -> None:
+    source = scored([pair(n) for n in range(12)], [(50, 40)] * 12)
+    failed = [{"id": "x", "reason": f"answer cut after {n} tokens (max 900)"} for n in (100, 200, 300)]
+    found = agreement(
+        [pair(n) for n in range(12)],
+        Source("s", source.scores, [{"reason": "refused"}, *failed]),
+        seed=1,
+        resamples=10,
+    )
+    assert found["failures"] == {"answer cut after … tokens (max …)": 3, "refused": 1}

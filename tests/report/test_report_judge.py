@@ -17,6 +17,7 @@ from polaris.judge.reliability import reliability
 from polaris.judge.validate import Pair, agreement
 from polaris.report.judge_page import reliability_page, validation_page
 from polaris.report.judge_plots import Cloud, against, differences, over_words, shares
+from polaris.report.page import most
 
 CAVEAT = f"This judge means nothing. {HOSTILE}"
 
@@ -152,3 +153,52 @@ def test_drawings_of_many_and_of_few_points_are_in_the_pages_colours() -> None:
     ):
         assert svg is not None and not re.search(r"#[0-9a-f]{6}\b", svg) and "<style" not in svg
         assert "<b>" not in svg
+
+
+def test_the_parts_are_in_the_order_of_the_links_to_them(tmp_path: Path) -> None:
+    html, _, page = made(report_context(tmp_path, repeats=3))
+    [nav] = re.findall(r"<nav.*?</nav>", html, re.DOTALL)
+    links = re.findall(r'href="#([a-z]+)"', nav)
+    sections = re.findall(r'<section id="([a-z]+)"', html)
+    assert links == [name for name in sections if name in links] and len(links) > 6
+
+
+def test_a_bar_of_spread_is_a_share_of_a_quarter_of_the_range() -> None:
+    facts = reliable(judged())
+    dimensions = facts["judges"][0]["dimensions"]
+    for dimension, share in zip(dimensions, (0.124, 0.25, 0.6), strict=False):
+        dimension["share"] = share
+    html = reliability_page(facts)
+    assert re.findall(r'<span style="width: ([0-9.]+)%"', html)[:3] == ["49.6", "100.0", "100"]
+    assert "A full bar is a quarter of the dimension's range" in words(whole(html).text)
+
+
+@pytest.mark.parametrize(
+    ("share", "said"), [(0.9996, "More than 99 %"), (0.99, "About 99 %"), (0.5, "About 50 %")]
+)
+def test_no_judge_is_said_to_be_without_noise(share: float, said: str) -> None:
+    assert words(most(share)) == said
+    facts = reliable(judged())
+    facts["judges"][0]["test_retest"]["icc"]["value"] = share
+    text = words(whole(reliability_page(facts)).text)
+    assert f"{said} of what differs between scores is the stories; the rest is the judge's own noise" in text
+    assert f"ICC(1,1) {share:.3f}" in text
+
+
+def test_the_number_of_repeats_is_told_as_it_is() -> None:
+    rows = judged()
+    text = words(whole(reliability_page(reliable(rows[:-1]))).text)
+    assert "The mean of a story's 2 to 3 scores repeats better" in text
+    assert "The mean of a story's 3 scores repeats better" in words(
+        whole(reliability_page(reliable(rows))).text
+    )
+
+
+def test_a_gap_is_told_in_words_and_failures_are_few_lines() -> None:
+    facts = validated(40)
+    facts["mean_gap"] = -12.6
+    facts["failures"] = {f"kind {'abcdefgh'[n]}": 9 - n for n in range(8)}
+    text = words(whole(validation_page(facts)).text)
+    assert "On average the chosen story scores 12.6 points lower than the rejected one." in text
+    assert "5 × kind e" in text and "… 9 more in failures.jsonl" in text and "kind f" not in text
+    assert "A coin agrees in 50 %" in text

@@ -20,7 +20,7 @@ from polaris.report.page import duration, moment, number, percent, signed, size
         (signed(0.04), "0.0"),
         (signed(-0.04), "0.0"),
         (signed(None), "–"),
-        (percent(0.125, 1), "12.5 %"),
+        (percent(0.125, 1), "12.5\N{NO-BREAK SPACE}%"),
         (percent(None), "–"),
         (duration(None), "–"),
         (duration(3.24), "3.2 s"),

@@ -19,6 +19,7 @@ from polaris.recipe import (
     RewardWeights,
     ThinkingPenalty,
 )
+from polaris.train.agreement import Failures
 from polaris.train.references import advantages
 from polaris.train.reward import Reward
 
@@ -131,7 +132,7 @@ def test_a_bug_of_the_judges_is_no_outcome():
         ask(make(judge), [f"a b c d{END}"])
 
 
-def test_the_judge_is_out_where_its_client_says_so_or_nothing_was_answered():
+def test_the_judge_is_out_where_it_judged_nothing_and_its_endpoint_is_why():
     reward = make(failing("a b c d", unavailable=True))
     ask(reward, [f"a b c d{END}", f"b c d e{END}"])
     assert not reward.outcome.out
@@ -140,9 +141,19 @@ def test_the_judge_is_out_where_its_client_says_so_or_nothing_was_answered():
     ask(reward, [END])
     assert not reward.outcome.out
     reward = make(failing("a b c d"), outage=lambda: True)
-    ask(reward, [f"a b c d{END}", f"b c d e{END}"])
+    ask(reward, [f"a b c d{END}"])
     assert reward.outcome.out
     assert reward.outcome.reason == "cut"
+    ask(reward, [END])
+    assert not reward.outcome.out, "who asks nothing knows of no outage"
+
+
+def test_one_story_that_is_never_answered_is_no_outage_of_the_judge():
+    reward = make(failing("a b c d", unavailable=True), outage=lambda: True)
+    found, _ = ask(reward, [f"{story}{END}" for story in ["b c d e"] * 15 + ["a b c d"]])
+    assert found.count(None) == 1
+    assert (reward.outcome.out, reward.outcome.failed, reward.outcome.asked) == (False, 1, 16)
+    assert Failures(RewardConfig()).check([reward.outcome]) is None
 
 
 def test_counts_are_made_up_for_the_mean_over_processes():

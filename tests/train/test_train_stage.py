@@ -223,7 +223,8 @@ def test_what_lost_steps_cost_and_met_is_counted_and_what_was_paid_for_again(tmp
     book_unfinished(context, output)
     book_unfinished(context, output)
     # The fourth finds what it had paid for.
-    taken([*rows_of(6, 2, 6), {"step": 4, "judge/calls": 3, "judge/cached": 3, "judge/repairs": 2}])
+    fourth = {"judge/calls": 3, "judge/cached": 3, "judge/repairs": 2, "judge/schema_fallbacks": 1}
+    taken([*rows_of(6, 2, 6), {"step": 4} | fourth])
     (output / "counts.json").write_text("{}")
     write(context, context.config.train, Job(*[path] * 3, output))
     assert context.cost["calls"] == 6 + 2 + 6 + 3 + (6 + 6 + 3)
@@ -232,6 +233,9 @@ def test_what_lost_steps_cost_and_met_is_counted_and_what_was_paid_for_again(tmp
     assert (context.counts["judge_retries"], context.counts["judge_repairs"]) == (4, 3)
     assert context.counts["judge_rate_limited"] == 0
     assert context.counts["judge_calls"] == 17
+    assert any(
+        note.endswith("enforces no JSON schema, so the judge gets it in its prompt") for note in context.notes
+    )
 
 
 def test_workers_train_by_the_configuration_that_the_digest_was_made_of(tmp_path, monkeypatch):
