@@ -121,7 +121,6 @@ def test_every_exit_code_is_in_the_help_too() -> None:
     assert all(re.search(rf"\b{code}\b", shown.partition("Exit codes")[2]) for code in codes)
 
 
-
 def test_every_setting_that_it_names_exists() -> None:
     known = {
         "judges.NAME": JudgeConfig,
