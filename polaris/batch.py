@@ -366,8 +366,9 @@ class _Filling:
             self.most_requests = len(chunk.keys) // 2
 
     async def _drop(self, chunk: Chunk) -> None:
-        await self.records.drop(chunk)
+        # First: what waits for it to be gone looks as soon as its money is back.
         self.chunks.remove(chunk)
+        await self.records.drop(chunk)
 
     async def _pause(self, submission: asyncio.Task[None] | None) -> None:
         wait_s = self.poll_s * random.uniform(0.8, 1.2)

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
     from polaris.budget import Budget
 
+MOST_REJECTED = 20
+"""Requests that an endpoint may reject one after the other before it is the settings that it rejects."""
 CONNECT_S = 30.0
 """Longest wait for a connection: an endpoint that is not there must not cost a whole time-out."""
 PROBE_S = 60.0
@@ -79,6 +81,8 @@ class Caller:
         self._clock = clock
         self._stopped = stopped
         self._answered = self._written = 0
+        self._rejected = 0
+        """Requests rejected since the last answer."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._client: openai.AsyncOpenAI | None = None
         self._gate = Gate(limits, stopped=stopped)
@@ -161,6 +165,7 @@ class Caller:
             self.usage.backoffs += gate.leave(place, used, refused=refused)
         now = self._clock()
         self._learn(reading)
+        self._rejected = 0
         if reading.finish_reason not in BROKEN_OFF:
             # A refusal too: whoever refuses is up.
             self._retries.answered(now)
@@ -211,15 +216,17 @@ class Caller:
 
     def _fault(self, call: Call, error: Exception) -> Retry:
         """Return what an attempt failed of; raise what no further attempt mends."""
+        proven = self._answered + self.usage.cached_calls > 0
         try:
             return retryable(
                 error,
                 self.endpoint,
                 flex=call.tier == "flex",
                 schema=call.request.schema is not None,
-                answers_others=self.usage.calls + self.usage.cached_calls > 0,
+                answers_others=proven and self._rejected < MOST_REJECTED,
             )
-        except CallFailed:
+        except CallFailed as failed:
+            self._rejected += failed.kind == "broken"
             self._retries.answered(self._clock())
             raise
 
@@ -243,7 +250,7 @@ class Caller:
     async def _is_up(self) -> bool:
         """Return whether the endpoint answers anybody; all who wonder at a time share one probe."""
         if self._probe is None:
-            self._probe = asyncio.create_task(self._ask_probe())
+            self._probe = asyncio.create_task(self._ask_probe(self._retries.answers))
             self._probe.add_done_callback(self._forget_probe)
         return await asyncio.shield(self._probe)
 
@@ -253,9 +260,11 @@ class Caller:
             # All who asked may be gone: then its error is nobody's.
             probe.exception()
 
-    async def _ask_probe(self) -> bool:
-        """Ask for one token, past all limits: those may be what everybody waits at."""
-        before = self._retries.answers
+    async def _ask_probe(self, before: int) -> bool:
+        """Ask for one token, past all limits: those may be what everybody waits at.
+
+        `before` are the answers that anybody had got when it was asked for.
+        """
         call = Call(PROBE, self.endpoint.identity, 0, "standard", in_outage=True)
         up = False
         try:

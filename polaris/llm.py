@@ -341,7 +341,9 @@ async def each(
                 task.add_done_callback(ended)
             if not running:
                 return
-            if stopped() and grace_s is not None:
+            if not stopped():
+                deadline = None
+            elif grace_s is not None:
                 deadline = deadline or time.monotonic() + grace_s
                 if time.monotonic() >= deadline:
                     return

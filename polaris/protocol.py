@@ -270,10 +270,11 @@ def _status(error: Any, endpoint: Endpoint, *, flex: bool, schema: bool) -> Retr
 
 def _rejected(error: Any, endpoint: Endpoint, *, alone: bool) -> NoReturn:
     status, parameter = int(error.status_code), str(getattr(error, "param", None) or "")
-    if alone and status in (400, 422):
+    keyless = status == 400 and "api key" in error.message.lower()
+    if alone and status in (400, 422) and not keyless:
         raise CallFailed(f"the endpoint rejects this request alone (answer {status})") from None
     where = f"{endpoint.url} (answer {status})"
-    if status in (401, 403):
+    if status in (401, 403) or keyless:
         fault = (
             f"{endpoint.setting}.api_key_env: {_key(endpoint)} is not accepted by {where}; set a valid key"
         )

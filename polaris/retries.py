@@ -14,6 +14,8 @@ from polaris.providers import Tier
 
 PACED_S = 1.0
 """An endpoint that asks for so long a wait paces its callers itself: a quarter of it is jitter enough."""
+STRAIGHT = 50
+"""Calls given up one after the other, without an answer to any between them, that no bad luck explains."""
 FULL_TIER = frozenset({"rate limited", "no room", "timed out"})
 """What sends a call of the flex tier to the standard tier."""
 NO_FAULT = frozenset({"rate limited", "no room", "too late"})
@@ -76,6 +78,10 @@ class Retries:
         self._answered_at = float("-inf")
         self._silent_since: float | None = None
         self._last_fault = ""
+        self._up_until = float("-inf")
+        """Until then what fails is the call's own fault: a probe was answered."""
+        self._given_up = 0
+        """Calls that were given up since the last answer; a probe's is none."""
         self._random = random.Random()
 
     def begin(self, call: Call, now: float) -> None:
@@ -101,6 +107,10 @@ class Retries:
 
     def answered(self, now: float) -> None:
         """Note that the endpoint has answered somebody."""
+        self._given_up = 0
+        self._heard(now)
+
+    def _heard(self, now: float) -> None:
         self.answers += 1
         self._answered_at = now
         self._silent_since = None
@@ -121,7 +131,7 @@ class Retries:
             self._last_fault = retry.reason
         if retry.kind not in NO_FAULT:
             call.faults += 1
-            call.own += self.answers > call.answers_at_last
+            call.own += self.answers > call.answers_at_last or now < self._up_until
         call.answers_at_last = self.answers
         if call.tier == "flex" and retry.kind in FULL_TIER:
             call.tier = "standard"
@@ -136,7 +146,8 @@ class Retries:
     def probed(self, *, up: bool, now: float) -> None:
         """Note whether the endpoint answered a probe, or anybody else while it was asked."""
         if up:
-            self.answered(now)
+            self._up_until = now + self.patience.outage_s
+            self._heard(now)
         else:
             self.outage = True
 
@@ -160,11 +171,19 @@ class Retries:
         elif (used_up or too_late) and not own:
             self.outage = True
         if used_up:
-            raise CallFailed(f"{retry.reason} ({call.attempts} attempts)", kind="unavailable")
+            raise self._gave_up(retry.reason, call)
         if too_late:
             told = f"{retry.reason}, and no answer within deadline_s {self.patience.deadline_s:g}"
-            raise CallFailed(f"{told} ({call.attempts} attempts)", kind="unavailable")
+            raise self._gave_up(told, call)
         return call.wait_s
+
+    def _gave_up(self, reason: str, call: Call) -> CallFailed:
+        """Return a call's failure; after too many in a row the endpoint is down, whatever a probe says."""
+        self._given_up += 1
+        if self.patience.outage_s and self._given_up >= STRAIGHT:
+            self.outage = True
+            reason = f"{reason}, as were the {STRAIGHT - 1} calls before"
+        return CallFailed(f"{reason} ({call.attempts} attempts)", kind="unavailable")
 
     def _too_late(self, call: Call, now: float) -> bool:
         return call.wait_s >= self.left_s(call, now)

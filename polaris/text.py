@@ -22,10 +22,10 @@ REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 _WORD = re.compile(r"\w+")
 _LENGTH = re.compile(
-    r"(?<!\d)(?<!\d[.,])(\d{1,3}(?:[,.\u00a0\u2009\u202f]\d{3})+|\d+)\s+words?\s+long", re.IGNORECASE
+    r"(?<!\d)(?<!\d[.,])(\d{1,3}(?:[,.\u00a0\u2009\u202f]\d{3}){1,4}|\d+)\s+words?\s+long", re.IGNORECASE
 )
 _SENTENCE_END = re.compile(
-    r"(?<!\bMr)(?<!\bMs)(?<!\bDr)(?<!\bSt)(?<!\bMrs)(?<!\bProf)[.!?]+[\"'”’)\]]*(?=\s|$)|\n"
+    r"(?<!\bMr)(?<!\bMs)(?<!\bDr)(?<!\bSt)(?<!\bMrs)(?<!\bProf)(?<![.!?])[.!?]++[\"'”’)\]]*(?=\s|$)|\n"
 )
 _MOST_DIGITS = 12
 """Of a longer number the first so many are read: Python reads no number of any length."""

@@ -11,6 +11,7 @@ from test_llm import ASKED, ask, client_of, replies
 from test_llm_limits import DEAR, FakeBudget, FakeClock, numbered, timed_client
 
 from polaris.chat import CallFailed
+from polaris.errors import ConfigError
 from polaris.llm import ChatClient
 
 POISON = ASKED
@@ -202,3 +203,43 @@ def test_a_call_that_is_cancelled_while_it_waits_for_money_takes_none_and_holds_
         client = client_of(server, concurrency=1, budget=budget, prices=DEAR)
         assert asyncio.run(cancel(client)) == "A fox."
     assert len(budget.reserved) == len(budget.settled) == 1
+
+
+def test_an_endpoint_that_answers_probes_and_nothing_else_is_out_soon():
+    clock = FakeClock()
+
+    async def ask_many(client: ChatClient) -> list[Any]:
+        async with client:
+            asked = (client.complete(one) for one in numbered(200))
+            return await asyncio.gather(*asked, return_exceptions=True)
+
+    with fake_endpoint(only_probes) as server:
+        client = timed_client(server, clock, outage_s=300.0, concurrency=16)
+        ended = asyncio.run(ask_many(client))
+    assert all(isinstance(end, CallFailed) and end.unavailable for end in ended)
+    assert client.outage
+    assert any("as were the 49 calls before" in end.reason for end in ended)
+    assert len(probes(server)) <= 3
+
+
+def test_an_endpoint_that_comes_to_reject_everything_is_no_heap_of_bad_requests():
+    def reply(_: dict[str, Any], number: int) -> Reply:
+        return Reply("A fox.") if number < 3 else error(400)
+
+    with fake_endpoint(reply) as server:
+        client = client_of(server, concurrency=1)
+        ask(client, *numbered(3))
+        for number in range(20):
+            with pytest.raises(CallFailed, match="rejects this request alone"):
+                ask(client, *numbered(5 + number)[4 + number :])
+        with pytest.raises(ConfigError, match="rejects the request"):
+            ask(client, *numbered(30)[29:])
+
+
+def test_a_key_that_is_refused_with_400_is_told_as_such():
+    said = error(400, "API key expired. Please renew the API key.")
+    with fake_endpoint(lambda _, number: Reply("A fox.") if number < 1 else said) as server:
+        client = client_of(server)
+        ask(client)
+        with pytest.raises(ConfigError, match="the key in FAKE_API_KEY is not accepted"):
+            ask(client, *numbered(2)[1:])

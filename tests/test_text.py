@@ -53,3 +53,11 @@ def test_that_sentence_alone_is_cut(prompt: str, left: str) -> None:
 def test_what_is_beside_it_stays(before: str, after: str, words: int) -> None:
     left = without_length_sentence(f"{before}.\n{length_sentence(words)} {after}")
     assert left.replace("\n", " ").split() == f"{before}. {after}".split()
+
+
+@pytest.mark.parametrize("part", ["111\u00a0", "1,", ".", "1 word", "1 words ", "\n", ".)"])
+def test_a_hostile_prompt_is_read_in_passing(part: str) -> None:
+    # Quadratic, this would take minutes.
+    prompt = part * (600_000 // len(part)) + "x 1,500 words long"
+    assert target_from_prompt(prompt) == 1500
+    without_length_sentence(prompt)

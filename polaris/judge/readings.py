@@ -231,6 +231,8 @@ def _reading(row: Row, where: str) -> Reading:
     for dimension in load_rubric().dimensions:
         if dimension.key in given:
             score = given[dimension.key]
+            if isinstance(score, float) and score.is_integer():
+                score = int(score)
             if isinstance(score, bool) or not isinstance(score, int) or not 0 <= score <= dimension.max:
                 raise InputError(
                     f"{_place(row, where)}: judgement.{dimension.key}: a whole number from 0 to"

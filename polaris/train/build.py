@@ -32,6 +32,10 @@ from polaris.train.reward import JudgeStory, Reward
 from polaris.train.settings import Hardware, grpo_arguments, order, total_steps
 from polaris.train.trainer import ReferenceTrainer
 
+DDP_TIMEOUT_S = 1800
+"""Shortest wait in a collective, seconds: torch's own."""
+MARGIN_S = 900.0
+"""What a step takes beside its judge, seconds, at most."""
 _WHOLE_ROWS = "All reward functions returned None"
 
 
@@ -92,7 +96,9 @@ def build(
         end_id=end_id,
         output=job.checkpoints,
     )
-    arguments = GRPOConfig(**keywords)
+    # One process's judge may be asked for this long while the others wait for it in a collective.
+    patience_s = config.judges[settings.judge].deadline_s + MARGIN_S
+    arguments = GRPOConfig(**keywords, ddp_timeout=max(DDP_TIMEOUT_S, int(patience_s)))
     if settings.zero_stage and not hardware.cuda:
         cpu_engine.join_processes()
     opened = Opened(judge) if judge is not None else _open_judge(config, settings)

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 from context import make_context, read_output, settings
 from fake_batches import Body, completion, fake_batches
+from typer.testing import CliRunner
 
 from polaris.artifact import find_manifest, to_rows
+from polaris.cli import app
 from polaris.errors import Stopped
 from polaris.judge.rubric import load_rubric
 from polaris.judge.stage import run
@@ -113,6 +115,8 @@ def test_a_stage_killed_between_submit_and_collect_buys_nothing_twice(tmp_path):
     assert manifest is not None
     assert manifest.cost["usd"] == pytest.approx(4 * FULL / 2, abs=1e-12)
     assert manifest.counts["batch_calls"] == 4
+    shown = CliRunner().invoke(app, ["cost", str(tmp_path / "run.yaml")]).stdout
+    assert "judge.writer.quality: 4 of 4 calls by batch at half price" in shown
 
 
 def test_what_an_earlier_attempt_booked_by_batch_is_in_the_cost_of_the_one_that_ends(tmp_path):

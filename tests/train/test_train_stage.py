@@ -94,19 +94,30 @@ def test_a_spent_budget_stops_it_saved_and_raised_nothing_is_paid_twice(tmp_path
     assert context.cost["cached_calls"] >= booked["calls"]
 
 
+def only_small_talk(request):
+    """Answer what is too short to be a judgement's request, as a gateway with a short patience does."""
+    small = len(request["messages"][0]["content"]) < 100
+    return Reply("H", finish_reason="length") if small else refusal(500)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("reply", "error", "message"),
     [
-        (Reply("no judgement at all"), GuardError, "^the judge keeps failing: .*invalid answer.*"),
-        (refusal(401), ConfigError, "^models.judge.api_key_env: .*"),
-        (refusal(500), TransientError, "^the judge is out: 6 .* answered 500.*"),
+        (
+            lambda _: Reply("no judgement at all"),
+            GuardError,
+            "^the judge keeps failing: .*invalid answer.*",
+        ),
+        (lambda _: refusal(401), ConfigError, "^models.judge.api_key_env: .*"),
+        (lambda _: refusal(500), TransientError, "^the judge is out: 6 .* answered 500.*"),
+        (only_small_talk, TransientError, "^the judge is out: 6 .* answered 500.*"),
     ],
 )
 def test_a_judge_that_goes_bad_stops_it_with_a_checkpoint_in_the_store(
     tmp_path, monkeypatch, reply, error, message
 ):
-    with fake_endpoint(lambda request, number: answer(request, number) if number < 6 else reply) as judge:
+    with fake_endpoint(lambda asked, number: answer(asked, number) if number < 6 else reply(asked)) as judge:
         reward = {"failed_window": 6, "max_failed_share": 0.4}
         context = stage(tmp_path, judge.url, monkeypatch, reward=reward, save_steps=100)
         with pytest.raises(error, match=f"{message}checkpoint-1 is saved$"):
