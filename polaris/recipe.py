@@ -8,6 +8,11 @@ from pydantic import Field, model_validator
 
 from polaris.fields import Identity, Name, Operational, Section
 
+Decay = Literal["none", "linear", "cosine"]
+"""How the human reference's weight falls after warm-up."""
+Loss = Literal["bnpo", "dapo", "grpo", "dr_grpo"]
+"""Those of TRL's loss types under which the rows' tokens are weighted as their advantages say."""
+
 
 class Sampling(Section):
     """How tokens are drawn."""
@@ -110,10 +115,37 @@ class HRIConfig(Section):
     """The weight after warm-up; 0 is plain GRPO."""
     warmup_steps: Identity[int] = Field(default=15, ge=1)
     """w(s) = max_weight · min(1, s / warmup_steps)."""
+    decay: Identity[Decay] = "none"
+    """How the weight falls from `max_weight` to `final_weight` once warm-up is over; none keeps it."""
+    decay_steps: Identity[int | None] = Field(default=None, ge=1)
+    """Optimiser steps from the end of warm-up to `final_weight`; goes with a `decay`."""
+    final_weight: Identity[float] = Field(default=0.0, ge=0)
+    """The weight after a `decay`."""
+    until_step: Identity[int | None] = Field(default=None, ge=1)
+    """No reference is injected from this step on, counted from 0; null is never."""
+    shaping: Identity[Literal["none", "luffy"]] = "none"
+    """Weights of a reference's tokens; luffy is γ·p/(p + γ)² (Yan et al. 2025), none is 1.
+
+    It peaks at 1/4 where p = γ and damps unlikely tokens: an ablation, at one more forward pass a step.
+    """
+    shaping_gamma: Identity[float] = Field(default=0.1, gt=0)
+    """The γ of `shaping`."""
     eps: Identity[float] = Field(default=1e-6, gt=0)
     """Added to a group's standard deviation."""
     reference_advantage_clip: Identity[float | None] = Field(default=10.0, gt=0)
     """Bound on |A_ref|; null is none."""
+
+    @model_validator(mode="after")
+    def _decay_is_whole(self) -> HRIConfig:
+        if (self.decay == "none") != (self.decay_steps is None):
+            steps = "null" if self.decay_steps is None else self.decay_steps
+            raise ValueError(f"decay {self.decay} with decay_steps {steps}; expected both or neither")
+        if self.final_weight > self.max_weight:
+            raise ValueError(
+                f"final_weight {self.final_weight} is above max_weight {self.max_weight};"
+                " expected at most that"
+            )
+        return self
 
 
 class TrainConfig(Section):
@@ -147,8 +179,12 @@ class TrainConfig(Section):
     """Clip of the ratio below."""
     epsilon_high: Identity[float] = Field(default=0.28, gt=0)
     """Clip of the ratio above."""
-    loss: Identity[Literal["bnpo", "dapo"]] = "bnpo"
-    """TRL's loss aggregation; bnpo is the recipe's."""
+    loss: Identity[Loss] = "bnpo"
+    """How TRL averages the tokens' losses; bnpo is the recipe's.
+
+    bnpo: over the tokens of a micro-batch. dapo: over the tokens of the step. grpo: over the tokens of a row,
+    then over rows. dr_grpo: a row's sum over `max_completion_tokens`; advantages stay scaled by group.
+    """
     sampling: Sampling = Sampling(temperature=1.0, top_p=0.95, top_k=20, repetition_penalty=1.10)
     """How rollouts are drawn."""
     hri: HRIConfig = HRIConfig()
@@ -170,6 +206,8 @@ class TrainConfig(Section):
 
     bfloat16 alone makes 0.1 of difference on a small model, float32 1e-5.
     """
+    max_level_share: Operational[float] = Field(default=0.5, ge=0, le=1)
+    """A warning is logged when more than this share of a step's groups have rewards that are all equal."""
     save_steps: Operational[int] = Field(default=5, ge=1)
     """A checkpoint every so many steps: what a lost machine can cost."""
 

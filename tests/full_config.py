@@ -31,7 +31,17 @@ FULL: dict[str, Any] = {
     "data": {"books": ["/books/a.epub", "/books/b.epub"], "prompts": "/prompts.jsonl"},
     "judges": {"strict": {"model": "outside"}, "local": {"model": "other"}},
     "reward": {"thinking": {}, "overlong": {}, "disqualify": {}},
-    "train": {"base": "base", "judge": "strict"},
+    "train": {
+        "base": "base",
+        "judge": "strict",
+        "hri": {
+            "decay": "linear",
+            "decay_steps": 100,
+            "final_weight": 0.1,
+            "until_step": 150,
+            "shaping": "luffy",
+        },
+    },
     "evaluations": {
         "quality": {
             "kind": "story-quality",

@@ -40,9 +40,21 @@ USES: dict[str, set[str]] = {
     "report": {"judge", "reward", "evaluate"},
     "probe": set(),
     "execute": {"serve", "probe"},
-    "check": set(),
+    "check": {"checks"},
+    "checks": {"data", "judge", "train"},
     "release": {"execute", "generate", "train"},
-    "cli": {"execute", "serve", "probe", "release", "check", "judge", "reward", "evaluate", "report"},
+    "cli": {
+        "execute",
+        "serve",
+        "probe",
+        "release",
+        "check",
+        "checks",
+        "judge",
+        "reward",
+        "evaluate",
+        "report",
+    },
 }
 """Part of the package → the parts that it may use beside the core and itself."""
 

@@ -6,14 +6,14 @@ Each book is kept as it was read under `book-SHA256.json`, so a run that dies re
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from polaris.artifact import sha256_file, to_rows
+from polaris.artifact import sha256_file
 from polaris.data.book import Book, Story
 from polaris.data.epub import read_epub
-from polaris.data.pairs import PromptRow, Source, pair, parse_prompt
+from polaris.data.pairs import Source, pair
+from polaris.data.prompts import read_prompts
 from polaris.errors import InputError
 from polaris.runtime import get_logger, progress
 from polaris.stage import StageContext
@@ -53,17 +53,6 @@ def run(context: StageContext) -> None:
     context.notes += pairs.notes
     context.output.put_rows("pairs.jsonl", pairs.rows)
     log.info("pairs", **pairs.counts)
-
-
-def read_prompts(path: Path) -> Sequence[PromptRow]:
-    """Read the JSONL file of prompts; raise InputError naming file, line and field of a bad row."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"data.prompts: {path} cannot be read: {error.strerror}") from None
-    numbers = [number for number, line in enumerate(data.split(b"\n"), start=1) if line.strip()]
-    rows = to_rows(data, str(path))
-    return [parse_prompt(row, f"{path}:{number}") for number, row in zip(numbers, rows, strict=True)]
 
 
 def _hash(path: Path) -> str:

@@ -32,6 +32,8 @@ from polaris.train.reward import JudgeStory, Reward
 from polaris.train.settings import Hardware, grpo_arguments, order, total_steps
 from polaris.train.trainer import ReferenceTrainer
 
+VISION = {"visual", "vision_tower", "vision_model"}
+"""What a vision tower is called in the names of its parameters."""
 DDP_TIMEOUT_S = 1800
 """Shortest wait in a collective, seconds: torch's own."""
 MARGIN_S = 900.0
@@ -116,6 +118,7 @@ def build(
     agreement = Agreement(lambda: reward.outcome, config.reward)
     trainer = ReferenceTrainer(
         hri=settings.hri,
+        max_level_share=settings.max_level_share,
         engine_max_difference=settings.engine_max_difference,
         agree=agreement,
         model=str(job.model),
@@ -124,6 +127,7 @@ def build(
         train_dataset=Dataset.from_list(rows).select(order(len(rows), settings, config.seed)),
         processing_class=tokenizer,
     )
+    freeze_vision(trainer.model)
     trainer.remove_callback(PrinterCallback)
     return Built(trainer, tokenizer, end_id, len(rows), agreement, opened.budget)
 
@@ -133,6 +137,19 @@ def _check(config: RunConfig, base: str) -> None:
         raise ConfigError(
             f"reward.thinking: {base} does not think; leave it out, or set models.{base}.thinking to true"
         )
+
+
+def freeze_vision(model: Any) -> int:
+    """Take a vision tower out of training, and return how many tensors that are: only text is trained.
+
+    No gradient ever reaches it, but weight decay would.
+    """
+    frozen = 0
+    for name, parameter in model.named_parameters():
+        if VISION & set(name.split(".")):
+            parameter.requires_grad_(False)
+            frozen += 1
+    return frozen
 
 
 def hide_rows() -> None:

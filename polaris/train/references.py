@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from polaris.errors import ConfigError, InputError
+from polaris.recipe import Decay
 from polaris.reward.composite import split_thinking
 from polaris.text import THINK_END
 
@@ -21,9 +22,38 @@ Messages = Sequence[dict[str, str]]
 _SENTINEL = "polaris"
 
 
-def weight(step: int, max_weight: float, warmup_steps: int) -> float:
-    """Return w(s) = max_weight · min(1, s / warmup_steps) for the optimiser step `step`, from 0."""
-    return max_weight * min(1.0, step / warmup_steps)
+def weight(
+    step: int,
+    max_weight: float,
+    warmup_steps: int,
+    *,
+    decay: Decay = "none",
+    decay_steps: int | None = None,
+    final_weight: float = 0.0,
+    until_step: int | None = None,
+) -> float:
+    """Return w(s) for the optimiser step `step`, counted from 0.
+
+    w(s) = max_weight · min(1, s / warmup_steps); with a decay it then falls, along a line or half a cosine,
+    to `final_weight` at step warmup_steps + decay_steps and stays there. It is 0 from `until_step` on.
+    """
+    if until_step is not None and step >= until_step:
+        return 0.0
+    if decay == "none" or decay_steps is None or step <= warmup_steps:
+        return max_weight * min(1.0, step / warmup_steps)
+    done = min(1.0, (step - warmup_steps) / decay_steps)
+    left = 1.0 - done if decay == "linear" else (1.0 + math.cos(math.pi * done)) / 2
+    return final_weight + (max_weight - final_weight) * left
+
+
+def shaping_weights(logprobs: torch.Tensor, is_reference: torch.Tensor, gamma: float) -> torch.Tensor:
+    """Return (B, T) γ·p/(p + γ)² with p = exp(logprobs) where `is_reference`, 1 elsewhere.
+
+    Both are (B, T); `is_reference` marks the references' own tokens, without padding. The weight is what the
+    gradient of p/(p + γ) leaves on ∇ log p (Yan et al. 2025, arXiv 2504.14945).
+    """
+    p = logprobs.exp()
+    return torch.where(is_reference, gamma * p / (p + gamma) ** 2, 1.0)
 
 
 @dataclass(frozen=True)

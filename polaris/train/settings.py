@@ -155,6 +155,8 @@ def grpo_arguments(
         arguments |= {
             "vllm_mode": "colocate",
             "vllm_gpu_memory_utilization": train.engine_memory,
+            # While the trainer works, its memory is the trainer's; a CPU's engine knows no sleep.
+            "vllm_enable_sleep_mode": hardware.cuda,
             "vllm_max_model_length": train.max_prompt_tokens + train.max_completion_tokens,
             "vllm_importance_sampling_correction": False,
             # The engine knows the end tokens of the model's files, which may not be the template's.

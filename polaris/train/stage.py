@@ -10,14 +10,16 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from polaris.artifact import from_rows, to_rows
 from polaris.errors import ConfigError, InputError
 from polaris.load import dump
 from polaris.recipe import TrainConfig
 from polaris.runtime import get_logger, progress
+from polaris.stage import StageContext, versions
 from polaris.train import checkpoint
+from polaris.train.card import CARD, Facts, card
 from polaris.train.helper import help_out
 from polaris.train.job import (
     CONFIG,
@@ -36,9 +38,6 @@ from polaris.train.orphans import end_orphans
 from polaris.train.settings import total_steps
 from polaris.train.supervise import WORKER, Trainer
 from polaris.train.uploads import Uploads
-
-if TYPE_CHECKING:
-    from polaris.stage import StageContext
 
 _SHOWN = ("loss", "reward", "hri/weight", "engine/logprob_max_difference", "step_seconds")
 """Figures beside the progress bar."""
@@ -198,7 +197,7 @@ def planned_steps(settings: TrainConfig, job: Job) -> int:
 
 
 def write(context: StageContext, settings: TrainConfig, job: Job) -> None:
-    """Upload the model and the metrics; fill in counts, cost and notes."""
+    """Upload the model, its card and the metrics; fill in counts, cost and notes."""
     rows = checkpoint.read_metrics(job.output / METRICS)
     for path in sorted((job.output / MODEL).iterdir()):
         context.output.put_file(f"{MODEL}/{path.name}", path)
@@ -224,6 +223,23 @@ def write(context: StageContext, settings: TrainConfig, job: Job) -> None:
     caveat = context.caveat(settings.judge)
     if caveat:
         context.notes.append(caveat)
+    data, identity_of_model = context.inputs["data"], context.run.identity_of_model
+    facts = Facts(
+        config=context.config,
+        digest=context.instance.digest,
+        identity=context.instance.identity,
+        base=identity_of_model(settings.base),
+        judge=identity_of_model(context.config.judges[settings.judge].model),
+        caveat=caveat,
+        versions=versions(),
+        pairs=data.rows("pairs.jsonl"),
+        data_digest=data.manifest.digest,
+        data_counts=data.manifest.counts,
+        rows=rows,
+        counts=context.counts,
+        cost=context.cost,
+    )
+    context.output.put(f"{MODEL}/{CARD}", card(facts).encode())
     for folder in (job.checkpoints, job.output / MODEL):
         shutil.rmtree(folder, ignore_errors=True)
 

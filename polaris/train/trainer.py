@@ -2,22 +2,27 @@
 
 Three overrides that call super (recipe §2), and nothing copied: mark and overwrite around generation and
 scoring, splice the reference's tokens into the rollouts, hide its reward from TRL's statistics. The loss is
-TRL's own. Read against TRL 1.16; `tests/train/test_trainer_contract.py` pins what is relied upon.
+TRL's own; shaping reaches it as advantages of (B, T). Read against TRL 1.16;
+`tests/train/test_trainer_contract.py` pins what is relied upon.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from accelerate.utils import gather, set_seed
 from trl import GRPOConfig, GRPOTrainer
+from trl.models.utils import disable_gradient_checkpointing
 
 from polaris.errors import ConfigError, GuardError
-from polaris.recipe import HRIConfig
+from polaris.recipe import HRIConfig, Loss
+from polaris.runtime import get_logger
 from polaris.train import parity, references
+
+log = get_logger("train")
 
 REFERENCE_COLUMN = "reference_ids"
 """A row's column with the reference's tokens; empty: this prompt has no reference to inject."""
@@ -27,7 +32,8 @@ class ReferenceTrainer(GRPOTrainer):  # type: ignore[misc]
     """GRPO in which slot G − 1 of each group may be the human's story.
 
     Args:
-        hri: weight schedule, eps and clip.
+        hri: weight schedule, eps, clip and shaping.
+        max_level_share: share of a step's groups with equal rewards above which a warning is logged.
         engine_max_difference: largest tolerated |Δ log-probability| between trainer and colocated engine.
         agree: called by every process after each step's rewards; raises in all of them or in none.
         **rest: GRPOTrainer's own arguments; rows carry `REFERENCE_COLUMN`.
@@ -38,26 +44,38 @@ class ReferenceTrainer(GRPOTrainer):  # type: ignore[misc]
     """
 
     def __init__(
-        self, *, hri: HRIConfig, engine_max_difference: float, agree: Callable[[], None], **rest: Any
+        self,
+        *,
+        hri: HRIConfig,
+        max_level_share: float,
+        engine_max_difference: float,
+        agree: Callable[[], None],
+        **rest: Any,
     ) -> None:
         check_arguments(rest["args"], hri)
         self.hri = hri
+        self.max_level_share = max_level_share
+        self._mostly_level = False
         self.engine_max_difference = engine_max_difference
         self.agree = agree
         self._slots: list[list[int] | None] = []
         self._rewards: torch.Tensor | None = None
         self._marks: torch.Tensor | None = None
+        self._unproven = False
+        """The engine was sent weights and has not been compared with the trainer since."""
         super().__init__(**rest)
         if self.tools or self.environments or self.rollout_func or len(self.reward_funcs) != 1:
             raise ConfigError("the trainer takes one reward function, no tools, environments or rollout_func")
         if self.use_vllm:
             # vLLM seeds every generator of the process with a constant when it starts.
             set_seed(self.args.seed, device_specific=True)
+            if self.args.vllm_enable_sleep_mode:
+                self._compare_before_sleep(self.vllm_generation.llm)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if not self.model.training:
             return super()._generate_and_score_completions(inputs)  # type: ignore[no-any-return]
-        weight = references.weight(self.state.global_step, self.hri.max_weight, self.hri.warmup_steps)
+        weight = self._weight()
         offset = self.accelerator.process_index * len(inputs)
         last = self.num_generations - 1
         self._slots = [
@@ -77,6 +95,8 @@ class ReferenceTrainer(GRPOTrainer):  # type: ignore[misc]
             self._slots = []
         self._overwrite(out, weight, slice(offset, offset + len(inputs)))
         out["is_reference"] = marks
+        if self.hri.shaping == "luffy":
+            self._shape(out)
         return out
 
     def _generate_single_turn(
@@ -87,7 +107,7 @@ class ReferenceTrainer(GRPOTrainer):  # type: ignore[misc]
         *args: Any,
         **kwargs: Any,
     ) -> tuple[list[list[int]], list[list[float | None]] | None]:
-        stale = self.use_vllm and self.state.global_step != self._last_loaded_step
+        self._unproven = self.use_vllm and self.state.global_step != self._last_loaded_step
         if images is not None:
             raise ConfigError("the prompts carry images: only text is trained")
         policy = [i for i, slot in enumerate(self._slots or [None] * len(prompt_ids)) if slot is None]
@@ -97,8 +117,7 @@ class ReferenceTrainer(GRPOTrainer):  # type: ignore[misc]
         written, scores = super()._generate_single_turn(
             [prompt_ids[i] for i in asked], None, fields, *args, **kwargs
         )
-        if stale:
-            self._compare_engine()
+        self._compare_once()
         completions: list[Any] = list(self._slots or [None] * len(prompt_ids))
         logprobs: list[Any] = [None if ids is None else [None] * len(ids) for ids in completions]
         for place, i in enumerate(policy):
@@ -114,6 +133,18 @@ class ReferenceTrainer(GRPOTrainer):  # type: ignore[misc]
         self._rewards = rewards[:, 0].clone()
         return rewards.masked_fill(self._marks.unsqueeze(1), math.nan)
 
+    def _weight(self) -> float:
+        hri = self.hri
+        return references.weight(
+            self.state.global_step,
+            hri.max_weight,
+            hri.warmup_steps,
+            decay=hri.decay,
+            decay_steps=hri.decay_steps,
+            final_weight=hri.final_weight,
+            until_step=hri.until_step,
+        )
+
     def _overwrite(self, out: dict[str, Any], weight: float, own: slice) -> None:
         """Replace TRL's advantages, the logged ones too, and record the `hri/*` figures."""
         assert self._rewards is not None and self._marks is not None
@@ -127,8 +158,66 @@ class ReferenceTrainer(GRPOTrainer):  # type: ignore[misc]
         logged.extend(advantages.tolist())
         metrics = self._metrics["train"]
         metrics["hri/weight"].append(weight)
-        for name, value in references.figures(*batch, *bounds).items():
+        found = references.figures(*batch, *bounds)
+        for name, value in found.items():
             metrics[name].append(value)
+        self._warn_if_level(int(found["hri/level_groups"]), len(self._rewards) // self.num_generations)
+
+    def _warn_if_level(self, level: int, groups: int) -> None:
+        """Log once when most groups come to have equal rewards, and again only after they had not."""
+        above = level > self.max_level_share * groups
+        if above and not self._mostly_level and self.accelerator.is_main_process:
+            log.warning(
+                "rewards_all_equal",
+                step=self.state.global_step + 1,
+                groups=f"{level} of {groups}, above train.max_level_share {self.max_level_share:g}",
+                reason="such groups teach nothing: look at the judge's scores and the rollouts' sampling",
+            )
+        self._mostly_level = above
+
+    def _shape(self, out: dict[str, Any]) -> None:
+        """Spread each reference's advantage over its tokens, and record how likely those are.
+
+        The pass takes all local rows: where parameters are sharded it is collective, and a process may have
+        no reference.
+        """
+        assert self._marks is not None
+        recorded = self._metrics["train"]["hri/reference_logprob"]
+        if not self._marks.any():
+            recorded.append(math.nan)
+            return
+        with (
+            torch.no_grad(),
+            disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs),
+        ):
+            logprobs, _, _ = self._get_per_token_logps_and_entropies(
+                self.model,
+                torch.cat([out["prompt_ids"], out["completion_ids"]], dim=1),
+                torch.cat([out["prompt_mask"], out["completion_mask"]], dim=1),
+                out["completion_ids"].size(1),
+                batch_size=self.args.per_device_train_batch_size,
+            )
+        tokens = out["is_reference"].unsqueeze(1) & out["completion_mask"].bool()
+        shaped = references.shaping_weights(logprobs, tokens, self.hri.shaping_gamma)
+        out["advantages"] = out["advantages"].unsqueeze(1) * shaped
+        own = torch.stack([logprobs[tokens].double().sum(), tokens.sum().double()])
+        total, count = gather(own.unsqueeze(0)).sum(dim=0).tolist()
+        recorded.append(total / count)
+
+    def _compare_before_sleep(self, llm: Any) -> None:
+        """Have the engine compared while it is awake: after it has written TRL takes its weights away."""
+        sleep = llm.sleep
+
+        def compare_and_sleep(*args: Any, **kwargs: Any) -> Any:
+            self._compare_once()
+            return sleep(*args, **kwargs)
+
+        llm.sleep = compare_and_sleep
+
+    def _compare_once(self) -> None:
+        if self._unproven:
+            self._unproven = False
+            self._compare_engine()
 
     def _compare_engine(self) -> None:
         """Stop the run if the engine does not hold the weights that were just sent to it."""
@@ -182,6 +271,14 @@ def check_arguments(args: GRPOConfig, hri: HRIConfig) -> None:
     if hri.max_weight > 0:
         faults += [
             ("num_generations", args.num_generations, args.num_generations < 3),
+            # cispo caps the ratio itself, so epsilon_high would scale every gradient; luspo sums a row's
+            # tokens and has one ratio for them; sapo and vespo are grpo and dapo at ratio 1.
+            ("loss_type", args.loss_type, args.loss_type not in get_args(Loss)),
+            (
+                "importance_sampling_level",
+                args.importance_sampling_level,
+                args.importance_sampling_level != "token",
+            ),
             ("beta", args.beta, args.beta != 0.0),
             ("top_entropy_quantile", args.top_entropy_quantile, args.top_entropy_quantile < 1.0),
             ("mask_truncated_completions", True, args.mask_truncated_completions),

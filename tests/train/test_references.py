@@ -1,8 +1,9 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from models import END, PLAIN, THINKING, tiny_tokenizer
 
@@ -13,6 +14,7 @@ from polaris.train.references import (
     figures,
     reference_ids,
     reference_text,
+    shaping_weights,
     weight,
 )
 
@@ -57,10 +59,17 @@ def batches(draw):
     return rewards, marks, group_size
 
 
-@settings(deadline=None)
+LAST = [False, False, False, True]
+
+
+@settings(deadline=None, max_examples=1000)
 @given(
     batches(), st.sampled_from([0.0, 0.1, 0.4]), st.sampled_from([1e-6, 1e-4]), st.sampled_from([None, 10.0])
 )
+@example(([1.0, math.nan, 0.5, 2.0], LAST, 4), 0.4, 1e-6, None)  # a failed judgement
+@example(([1.0, math.nan, math.nan, 2.0], LAST, 4), 0.4, 1e-6, 10.0)  # a single survivor
+@example(([0.5, 0.5, math.nan, 2.0], LAST, 4), 0.4, 1e-6, 10.0)  # no variance
+@example(([math.nan] * 4, LAST, 4), 0.4, 1e-6, 10.0)
 def test_advantages_are_the_formula(batch, weight, eps, clip):
     rewards, marks, group_size = batch
     found = advantages(torch.tensor(rewards), torch.tensor(marks), group_size, weight, eps, clip)
@@ -70,7 +79,7 @@ def test_advantages_are_the_formula(batch, weight, eps, clip):
     torch.testing.assert_close(found.double(), expected, rtol=2e-5, atol=1e-6)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=500)
 @given(batches())
 def test_at_weight_zero_and_its_eps_it_is_trls_to_the_bit(batch):
     from trl.trainer.utils import nanstd
@@ -144,8 +153,69 @@ def test_figures_without_references_are_nan():
 
 
 @pytest.mark.parametrize(("step", "expected"), [(0, 0.0), (1, 0.4 / 15), (15, 0.4), (172, 0.4)])
-def test_weight(step, expected):
+def test_the_recipes_weight(step, expected):
     assert weight(step, 0.4, 15) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("decay", "expected"), [("linear", [0.4, 0.325, 0.25, 0.1]), ("cosine", [0.4, 0.35607, 0.25, 0.1])]
+)
+def test_decayed_weight(decay, expected):
+    found = [weight(s, 0.4, 15, decay=decay, decay_steps=100, final_weight=0.1) for s in (15, 40, 65, 115)]
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
+@st.composite
+def schedules(draw):
+    top = draw(st.floats(0.0, 2.0))
+    return {
+        "max_weight": top,
+        "warmup_steps": draw(st.integers(1, 30)),
+        "decay": draw(st.sampled_from(["linear", "cosine"])),
+        "decay_steps": draw(st.integers(1, 60)),
+        "final_weight": draw(st.floats(0.0, 1.0)) * top,
+    }
+
+
+@given(schedules())
+def test_weights_are_bounded_steady_and_end_where_they_should(schedule):
+    top, warmup, final = schedule["max_weight"], schedule["warmup_steps"], schedule["final_weight"]
+    end = warmup + schedule["decay_steps"]
+    values = [weight(s, **schedule) for s in range(end + 5)]
+    assert values[: warmup + 1] == [weight(s, top, warmup) for s in range(warmup + 1)]
+    assert values[warmup] == top
+    assert values[end:] == pytest.approx([final] * 5, abs=1e-12)
+    assert all(final - 1e-12 <= value <= top + 1e-12 for value in values[warmup:])
+    steps = list(pairwise(values))
+    assert all(after <= before + 1e-12 for before, after in steps[warmup:])
+    steepest = max(top / warmup, math.pi / 2 * (top - final) / schedule["decay_steps"])
+    assert all(abs(after - before) <= steepest + 1e-12 for before, after in steps)
+
+
+@given(schedules(), st.integers(1, 90), st.integers(0, 100))
+def test_no_reference_from_until_step_on(schedule, until, step):
+    expected = 0.0 if step >= until else weight(step, **schedule)
+    assert weight(step, **schedule, until_step=until) == expected
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(-60.0, 0.0), min_size=2, max_size=8), st.sampled_from([0.01, 0.1, 1.0]))
+def test_shaping_is_the_gradient_of_p_over_p_plus_gamma(values, gamma):
+    logprobs = torch.tensor([values], dtype=torch.float64, requires_grad=True)
+    p = logprobs.exp()
+    (p / (p + gamma)).sum().backward()
+    marks = torch.ones(1, len(values), dtype=torch.bool)
+    marks[0, 0] = False
+    found = shaping_weights(logprobs.detach(), marks, gamma)
+    assert found[0, 0] == 1
+    torch.testing.assert_close(found[0, 1:], logprobs.grad[0, 1:], rtol=1e-12, atol=0)
+    assert (found[0, 1:] <= 0.25 + 1e-12).all()
+
+
+def test_shaping_peaks_at_gamma_and_leaves_padding_finite():
+    logprobs = torch.tensor([[math.log(0.1), -math.inf, math.nan, 0.0]])
+    marks = torch.tensor([[True, True, False, True]])
+    assert shaping_weights(logprobs, marks, 0.1)[0].tolist() == pytest.approx([0.25, 0.0, 1.0, 0.1 / 1.1**2])
 
 
 def render(tokenizer, *, thinking, **parts):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from polaris.recipe import TrainConfig
+from polaris.recipe import HRIConfig, TrainConfig
 from polaris.train.settings import Hardware, accumulation, grpo_arguments, order, total_steps
 
 PAPER = TrainConfig(base="base", judge="judge", processes=4, zero_stage=3)
@@ -52,6 +52,36 @@ def test_the_papers_numbers():
 def test_rows_that_do_not_divide_are_refused_with_the_numbers():
     with pytest.raises(ValidationError, match=r"8 × group_size 6 = 48 .* 4 × micro_batch 5 = 20"):
         TrainConfig(**PAPER.model_dump() | {"micro_batch": 5})
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"decay": "linear"}, "decay linear with decay_steps null; expected both or neither"),
+        ({"decay_steps": 9}, "decay none with decay_steps 9; expected both or neither"),
+        ({"final_weight": 0.5}, "final_weight 0.5 is above max_weight 0.4; expected at most that"),
+        ({"until_step": 0}, "greater than or equal to 1"),
+        ({"shaping": "dpo"}, "'none' or 'luffy'"),
+    ],
+)
+def test_schedules_that_mean_nothing_are_refused(changed, said):
+    with pytest.raises(ValidationError, match=said):
+        HRIConfig(**changed)
+
+
+@pytest.mark.parametrize("loss", ["bnpo", "dapo", "grpo", "dr_grpo"])
+def test_losses_are_trls(loss):
+    train = PAPER.model_copy(update={"loss": loss})
+    found = grpo_arguments(
+        train, Hardware(True, "bfloat16"), steps=1, seed=1, thinking=True, end_id=7, output=Path("out")
+    )
+    assert found["loss_type"] == loss
+
+
+@pytest.mark.parametrize("loss", ["cispo", "sapo", "vespo", "luspo"])
+def test_losses_that_treat_references_otherwise_are_refused(loss):
+    with pytest.raises(ValidationError, match="'bnpo', 'dapo', 'grpo' or 'dr_grpo'"):
+        TrainConfig(**PAPER.model_dump() | {"loss": loss})
 
 
 @pytest.mark.parametrize(

@@ -249,6 +249,35 @@ def test_what_lost_steps_cost_and_met_is_counted_and_what_was_paid_for_again(tmp
     )
 
 
+def test_the_card_of_the_run_is_written_beside_the_weights(tmp_path, monkeypatch):
+    context = stage(tmp_path, "http://127.0.0.1:9/v1", monkeypatch)
+    output = context.work / "out"
+    (output / "model").mkdir(parents=True)
+    (output / "model" / "model.safetensors").write_bytes(b"no weights")
+    rows = rows_of(6, 6, **{"reward": 0.5, "hri/references": 2, "judge/usd": 0.25})
+    (output / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (output / "counts.json").write_text('{"prompts": 4, "prompts_filtered": 1}')
+    monkeypatch.setattr(type(context), "caveat", lambda _, judge: f"Judge '{judge}' means nothing.")
+    write(context, context.config.train, Job(*[tmp_path] * 3, output))
+    assert set(context.output.entries) == {"model/model.safetensors", "model/README.md", "metrics.jsonl"}
+    assert read_output(context, "model/model.safetensors") == b"no weights"
+    told = read_output(context, "model/README.md").decode()
+    assert told.startswith("---\nlibrary_name: transformers\n")
+    for said in (
+        f"`{context.instance.digest}`",
+        f"`{context.inputs['data'].manifest.digest}`",
+        context.run.identity_of_model("base"),
+        "| model | `fake` |",
+        "Judge 'judge' means nothing.",
+        "| reward, last steps (`reward`) | 0.500 | 1 step |",
+        "US$ | 0.50 | 2 steps |",
+        "4 pairs of a prompt and a human's story to train on, 0 held back for validation; 1 of",
+        "The books' licences are not recorded.",
+    ):
+        assert said in told, said
+    assert not [secret for secret in (*STORIES, str(tmp_path), "fake-key-of-a-test") if secret in told]
+
+
 def test_workers_train_by_the_configuration_that_the_digest_was_made_of(tmp_path, monkeypatch):
     monkeypatch.setenv("POLARIS__TRAIN__LEARNING_RATE", "3e-6")
     monkeypatch.setenv("POLARIS__RUN", '"007"')

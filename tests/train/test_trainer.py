@@ -71,6 +71,47 @@ def test_advantages_references_and_rewards(tmp_path, base, monkeypatch):
     assert not any(story in job.output.joinpath("metrics.jsonl").read_text() for story in STORIES)
 
 
+def test_at_weight_zero_and_its_eps_the_advantages_are_trls_own_to_the_bit(tmp_path, base, monkeypatch):
+    seen = []
+    overwrite = ReferenceTrainer._overwrite
+
+    def spy(self, out, weight, own):
+        theirs = out["advantages"].clone()
+        overwrite(self, out, weight, own)
+        seen.append((self._rewards, theirs, out["advantages"]))
+
+    monkeypatch.setattr(ReferenceTrainer, "_overwrite", spy)
+    run(write_job(tmp_path / "a", base, hri={"max_weight": 0, "eps": 1e-4}))
+    assert len(seen) == 3
+    for rewards, theirs, ours in seen:
+        assert all(len(set(group.tolist())) > 1 for group in rewards.view(-1, 3))
+        assert torch.equal(ours, theirs)
+        assert ours.abs().max() > 0.5
+
+
+def test_decayed_and_ended_weights_reach_the_steps(tmp_path, base):
+    hri = {"warmup_steps": 1, "decay": "linear", "decay_steps": 4, "final_weight": 0.2, "until_step": 3}
+    job = write_job(tmp_path / "a", base, max_steps=4, hri=hri)
+    run(job)
+    rows = metrics(job)
+    assert [row["hri/weight"] for row in rows] == pytest.approx([0, 0.4, 0.35, 0])
+    assert [row["hri/references"] for row in rows] == [0, 2, 2, 0]
+    assert not any("hri/reference_logprob" in row for row in rows)
+
+
+def test_level_groups_are_warned_of_once_a_crossing(tmp_path, base, monkeypatch, capsys):
+    figures, levels = references.figures, iter([2, 2, 1, 2, 0])
+
+    def told(*args):
+        return figures(*args) | {"hri/level_groups": float(next(levels))}
+
+    monkeypatch.setattr(references, "figures", told)
+    run(write_job(tmp_path / "a", base, max_steps=5))
+    said = [line for line in "".join(capsys.readouterr()).splitlines() if "max_level_share" in line]
+    assert all("2 of 2" in line for line in said)
+    assert [line.partition("step=")[2].split()[0] for line in said] == ["1", "4"]
+
+
 @pytest.mark.parametrize("step", [1, 2, 3])
 def test_resumed_run_is_bit_equal(tmp_path, base, step):
     # The second checkpoint lies between two passes over the pairs, the third at the end.
@@ -143,7 +184,7 @@ def test_stopping_saves_and_says_so(tmp_path, base):
     assert not (job.output / "model").exists()
 
 
-def test_failed_judgements_are_no_rewards(tmp_path, base, caplog):
+def test_failed_judgements_are_no_rewards(tmp_path, base, caplog, capsys):
     async def judge(prompt, story):
         if story in STORIES:
             raise JudgeFailed("cut")
@@ -154,7 +195,8 @@ def test_failed_judgements_are_no_rewards(tmp_path, base, caplog):
     row = metrics(job)[1]
     assert row["judge/failed"] == row["hri/reference_failed"] == 2
     assert row["hri/reference_reward"] is None
-    assert not any(story in caplog.text for story in STORIES)
+    said = caplog.text + "".join(capsys.readouterr())
+    assert not any(story in said for story in STORIES)
 
 
 def test_nan_loss_stops_the_run_before_it_is_saved(tmp_path, base, monkeypatch):
@@ -174,3 +216,23 @@ def test_too_few_prompts(tmp_path, base):
     job = write_job(tmp_path / "a", base, max_prompt_tokens=16)
     with pytest.raises(InputError, match="max_prompt_tokens 16"):
         run(job)
+
+
+def test_an_engine_that_sleeps_is_compared_before_it_does():
+    done = []
+
+    class Engine:
+        """A FAKE engine, which has no weights while it sleeps."""
+
+        def sleep(self, level):
+            done.append(f"sleep {level}")
+
+    trainer = object.__new__(ReferenceTrainer)
+    trainer._compare_engine = lambda: done.append("compare")
+    engine = Engine()
+    trainer._compare_before_sleep(engine)
+    trainer._unproven = True
+    engine.sleep(level=2)
+    trainer._compare_once()
+    engine.sleep(level=2)
+    assert done == ["compare", "sleep 2", "sleep 2"]

@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+from typing import get_args
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from heavy import GRPOConfig, GRPOTrainer, VLLMGeneration, grpo_trainer, trl
 from trl.trainer.utils import get_callable_name, is_async_callable
 
 from polaris.errors import ConfigError
-from polaris.recipe import HRIConfig
+from polaris.recipe import HRIConfig, Loss
 from polaris.train.build import hide_rows
 from polaris.train.reward import Reward
 from polaris.train.trainer import check_arguments
@@ -30,6 +31,16 @@ SIGNATURES = {
     "_calculate_rewards": ["self", "inputs", "prompts", "completions", "completion_ids_list"],
     "_save_checkpoint": ["self", "model", "trial"],
 }
+
+
+def test_what_shaping_calls_and_which_losses_there_are():
+    method = inspect.unwrap(GRPOTrainer._get_per_token_logps_and_entropies)
+    found = list(inspect.signature(method).parameters)
+    first = ["self", "model", "input_ids", "attention_mask", "logits_to_keep", "batch_size"]
+    assert found[:6] == first, f"{VERSION}: {method.__name__}{tuple(found)}"
+    loss = inspect.getsource(inspect.unwrap(GRPOTrainer._compute_loss))
+    for name in get_args(Loss):
+        assert f'"{name}"' in loss, f"{VERSION}: no loss_type {name}"
 
 
 @pytest.mark.parametrize("name", SIGNATURES)
@@ -127,6 +138,11 @@ def test_the_recipes_arguments_pass(tmp_path):
         ("multi_objective_aggregation", "normalize_then_sum"),
         ("top_entropy_quantile", 0.5),
         ("mask_truncated_completions", True),
+        ("loss_type", "cispo"),
+        ("loss_type", "sapo"),
+        ("loss_type", "vespo"),
+        ("loss_type", "luspo"),
+        ("importance_sampling_level", "sequence"),
         ("off_policy_mask_threshold", 0.1),
         ("num_iterations", 2),
         ("steps_per_generation", 4),

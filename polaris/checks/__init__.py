@@ -1,0 +1,1 @@
+"""A subject in, findings out: what `polaris check` looks at, one file for each thing."""

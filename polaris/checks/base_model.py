@@ -1,0 +1,141 @@
+"""A run's base model in, its sizes, parameters and tokenizer files out, without torch and without weights."""
+
+from __future__ import annotations
+
+import functools
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from polaris.artifact import Artifact, Manifest
+from polaris.checks.finding import Subject
+from polaris.config import RunConfig
+from polaris.errors import InputError, TransientError
+from polaris.fields import stored_as
+from polaris.imports import find_import, find_repository, is_weights
+from polaris.models import CheckpointModel
+from polaris.storage import open_store
+from polaris.train.shape import Parameters, Shape, computed, counted, read_shape
+
+CONFIG = "config.json"
+HUB_TIMEOUT_S = 10.0
+"""Longest wait for the hub's answer to a question about one small file."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """What is known of the model that a training starts from."""
+
+    name: str
+    shape: Shape
+    parameters: Parameters
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model's files can be read: a local folder, or an import's artifact."""
+
+    folder: Path | None = None
+    artifact: Artifact | None = None
+
+    def read(self, name: str) -> bytes | None:
+        """Return a file's bytes, None if there is none of that name."""
+        if self.artifact is not None:
+            return self.artifact.read(name) if name in self.artifact.names() else None
+        path = (self.folder or Path()) / name
+        return path.read_bytes() if path.is_file() else None
+
+    def small_files(self, folder: Path) -> Path:
+        """Return a folder with all files but the weights; an import's are written to `folder`."""
+        if self.artifact is None:
+            return self.folder or Path()
+        for name in self.artifact.names():
+            if not is_weights(name) and "/" not in name:
+                (folder / name).write_bytes(self.artifact.read(name))
+        return folder
+
+
+def source_of(config: RunConfig, name: str) -> Source | None:
+    """Return where a checkpoint model's files lie; None where they are on the hub only, or missing."""
+    model = config.models[name]
+    assert isinstance(model, CheckpointModel)
+    imported: Manifest | None = None
+    if model.repo is not None:
+        imported = find_repository(open_store(config.store), model.repo)
+    elif model.path is not None and (stored := stored_as(model.path)) is not None:
+        imported = find_import(open_store(config.store), stored)
+    if imported is not None:
+        store = open_store(config.store)
+        return Source(artifact=Artifact(store, imported, f"imports/{imported.instance}/"))
+    if model.path is not None and model.path.is_dir():
+        return Source(folder=model.path)
+    return None
+
+
+def find_base(subject: Subject) -> Base | None:
+    """Return the training's base model; None where its config.json is not at hand.
+
+    Raises:
+        InputError: the config.json is none, or of a kind that is not planned.
+
+    """
+    train = subject.config.train
+    assert train is not None
+    source = source_of(subject.config, train.base)
+    model = subject.config.models[train.base]
+    assert isinstance(model, CheckpointModel)
+    if source is not None:
+        data = source.read(CONFIG)
+    else:
+        data = None if model.repo is None else hub_config(model.repo)
+    if data is None:
+        return None
+    shape = read_shape(_json(data, f"models.{train.base}: {CONFIG}"))
+    parameters = weights_of(source.folder) if source is not None and source.folder is not None else None
+    return Base(train.base, shape, parameters or computed(shape))
+
+
+def weights_of(folder: Path) -> Parameters | None:
+    """Return the parameters that a folder's safetensors headers list; None if it holds no such file.
+
+    Raises:
+        InputError: a file is no safetensors.
+
+    """
+    tensors: dict[str, Any] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            start = file.read(8)
+            size = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+            if not 2 <= size <= path.stat().st_size - 8:
+                raise InputError(f"'{path}' is no safetensors file; fetch the model again")
+            tensors |= _json(file.read(size), str(path))
+    return counted(tensors) if tensors else None
+
+
+@functools.cache
+def hub_config(repo: str) -> bytes | None:
+    """Return the config.json of `owner/name@revision` from the hub or its cache, None if neither has it."""
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    except ImportError:
+        return None
+    name, _, revision = repo.partition("@")
+    try:
+        found = hf_hub_download(name, CONFIG, revision=revision, etag_timeout=HUB_TIMEOUT_S)
+        return Path(found).read_bytes()
+    except (OSError, HfHubHTTPError, HFValidationError, TransientError):
+        return None
+
+
+def _json(data: bytes, where: str) -> dict[str, Any]:
+    try:
+        found = json.loads(data)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise InputError(f"{where} is no JSON object; fetch the model again")
+    return found

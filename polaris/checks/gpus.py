@@ -1,0 +1,63 @@
+"""The GPUs of this machine in, whether they are as many as the training's processes out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+
+from polaris.checks.base_model import find_base
+from polaris.checks.finding import Finding, Subject, failed, unchecked
+from polaris.errors import ConfigError
+from polaris.train.worker import require_gpus
+
+
+def visible() -> list[int] | None:
+    """Return the bytes of memory of each GPU that torch sees, None where torch is not installed."""
+    if find_spec("torch") is None:
+        return None
+    import torch
+
+    if not torch.cuda.is_available():
+        return []
+    return [
+        torch.cuda.get_device_properties(number).total_memory for number in range(torch.cuda.device_count())
+    ]
+
+
+def check_gpus(subject: Subject) -> Iterator[Finding]:
+    """Count the GPUs; say what only a GPU and the real model could show."""
+    train = subject.config.train
+    if train is None:
+        return
+    found = visible()
+    if not found:
+        why = "torch is not installed" if found is None else "no GPU here"
+        wanted = "1 GPU" if train.processes == 1 else f"{train.processes} GPUs"
+        on = f" on each of {train.nodes} nodes" if train.nodes > 1 else ""
+        yield unchecked(
+            "gpus", f"{why}; train.processes {train.processes} wants {wanted}{on}, or trains on the CPU"
+        )
+    else:
+        try:
+            require_gpus(len(found), train.processes)
+        except ConfigError as error:
+            detail, _, fix = str(error).partition(": set ")
+            yield failed("gpus", detail, f"set {fix}")
+        else:
+            sizes = ", ".join(f"{size / 1e9:.0f} GB" for size in found)
+            yield Finding("ok", "gpus", f"{len(found)} for train.processes {train.processes}: {sizes}")
+    yield unchecked(
+        "engine and trainer",
+        "whether they give one text the same log-probabilities; the training compares them in its first steps"
+        f" and stops above train.engine_max_difference {train.engine_max_difference:g}",
+    )
+    base = find_base(subject)
+    if base is None or not base.shape.linear_layers:
+        return
+    yield unchecked(
+        "padding", "whether padded and unpadded rows of the real model have the same log-probabilities"
+    )
+    if find_spec("fla") is None:
+        told = "the linear-attention layers want flash-linear-attention, which is not installed"
+        fix = "install it where the training runs on GPUs; without it they are slow and take more memory"
+        yield Finding("warning", "gpus", told, fix) if found else unchecked("linear attention", told, fix)
