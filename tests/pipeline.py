@@ -162,6 +162,8 @@ class Killer:
         while waiting and not self._ended.wait(0.005):
             for name in list(waiting):
                 if self._has_piece(name) and (pid := process_of(name, self.config)):
+                    # Held, so that it cannot finish while its pieces are listed.
+                    os.kill(pid, signal.SIGSTOP)
                     self.killed[name] = self.saved()
                     os.kill(pid, signal.SIGKILL)
                     waiting.remove(name)
