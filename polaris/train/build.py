@@ -98,9 +98,7 @@ def build(
         end_id=end_id,
         output=job.checkpoints,
     )
-    # One process's judge may be asked for this long while the others wait for it in a collective.
-    patience_s = config.judges[settings.judge].deadline_s + MARGIN_S
-    arguments = GRPOConfig(**keywords, ddp_timeout=max(DDP_TIMEOUT_S, int(patience_s)))
+    arguments = GRPOConfig(**keywords, ddp_timeout=_collective_timeout_s(config, settings))
     if settings.zero_stage and not hardware.cuda:
         cpu_engine.join_processes()
     opened = Opened(judge) if judge is not None else _open_judge(config, settings)
@@ -132,6 +130,11 @@ def build(
     return Built(trainer, tokenizer, end_id, len(rows), agreement, opened.budget)
 
 
+def _collective_timeout_s(config: RunConfig, settings: TrainConfig) -> int:
+    """Return how long a process waits for the others in a collective: one of them may ask its judge."""
+    return max(DDP_TIMEOUT_S, int(config.judges[settings.judge].deadline_s + MARGIN_S))
+
+
 def _check(config: RunConfig, base: str) -> None:
     if config.reward.thinking and not config.thinking(base):
         raise ConfigError(
@@ -142,7 +145,7 @@ def _check(config: RunConfig, base: str) -> None:
 def freeze_vision(model: Any) -> int:
     """Take a vision tower out of training, and return how many tensors that are: only text is trained.
 
-    No gradient ever reaches it, but weight decay would.
+    No gradient reaches it, and its optimiser state would only take memory.
     """
     frozen = 0
     for name, parameter in model.named_parameters():

@@ -12,18 +12,18 @@ from typing import Any
 
 import pytest
 import yaml
-from click.testing import Result
 from context import settings
 from fake_batches import completion, fake_batches
-from fake_endpoint import FakeEndpoint, Reply, error, fake_endpoint
+from fake_endpoint import Reply, error, fake_endpoint
+from judge_commands import answer, failed, invoke, scored
 from typer.testing import CliRunner
 
 from polaris import batch
 from polaris.artifact import to_rows
 from polaris.cli import app
 from polaris.cli.scores import failure_lines, print_scores
-from polaris.errors import BudgetError, ConfigError, GuardError, InputError, PolarisError, TransientError
-from polaris.judge.rubric import load_rubric, rubric_identity
+from polaris.errors import BudgetError, ConfigError, GuardError, InputError, TransientError
+from polaris.judge.rubric import rubric_identity
 from polaris.runtime import StopFlag
 
 FILES = ("scores.jsonl", "failures.jsonl", "summary.json")
@@ -42,26 +42,6 @@ def stories(tmp_path: Path) -> Path:
     path = tmp_path / "stories.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
-
-
-def answer(p1: int = 3) -> Reply:
-    found: dict[str, Any] = {dimension.key: 1 for dimension in load_rubric().dimensions}
-    used = {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100}
-    return Reply(json.dumps(found | {"P1": p1, "bonus": None, "penalty": None}), usage=used)
-
-
-def invoke(*arguments: object) -> Result:
-    return CliRunner().invoke(app, ["judge", *map(str, arguments)])
-
-
-def scored(server: FakeEndpoint, stories: Path, out: Path, *more: object) -> Result:
-    flags = ("--url", server.url, "--model", "m", "--form", "compact", "--outage-s", "0")
-    return invoke("score", stories, "--out", out, *flags, *more)
-
-
-def failed(result: Result, kind: type[PolarisError]) -> str:
-    assert isinstance(result.exception, kind), result.output
-    return str(result.exception)
 
 
 def test_stories_are_scored_into_a_folder(stories: Path, tmp_path: Path) -> None:

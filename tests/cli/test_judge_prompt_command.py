@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 import yaml
-from click.testing import Result
 from context import settings
-from fake_endpoint import FakeEndpoint, Reply, fake_endpoint
+from fake_endpoint import fake_endpoint
+from judge_commands import answer, failed, invoke, scored
 from typer.testing import CliRunner
 
 from polaris.cli import app
 from polaris.errors import ConfigError, InputError, PolarisError
 from polaris.judge.prompt import messages
-from polaris.judge.rubric import json_schema, load_rubric, rubric_identity
+from polaris.judge.rubric import json_schema, rubric_identity
 from polaris.judge.stories import NO_PROMPT
 from polaris.runtime import StopFlag
 
@@ -38,26 +38,6 @@ def stories(tmp_path: Path) -> Path:
     path = tmp_path / "stories.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
-
-
-def answer(p1: int = 3) -> Reply:
-    found: dict[str, Any] = {dimension.key: 1 for dimension in load_rubric().dimensions}
-    used = {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100}
-    return Reply(json.dumps(found | {"P1": p1, "bonus": None, "penalty": None}), usage=used)
-
-
-def invoke(*arguments: object) -> Result:
-    return CliRunner().invoke(app, ["judge", *map(str, arguments)])
-
-
-def scored(server: FakeEndpoint, stories: Path, out: Path, *more: object) -> Result:
-    flags = ("--url", server.url, "--model", "m", "--form", "compact", "--outage-s", "0")
-    return invoke("score", stories, "--out", out, *flags, *more)
-
-
-def failed(result: Result, kind: type[PolarisError]) -> str:
-    assert isinstance(result.exception, kind), result.output
-    return str(result.exception)
 
 
 def test_a_terminal_without_the_characters_gets_escapes(tmp_path: Path) -> None:
