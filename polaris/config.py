@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from polaris.errors import ConfigError
 from polaris.fields import (
     URL_PATTERN,
     Content,
@@ -196,6 +197,17 @@ class ExecuteConfig(Section):
     """Where `polaris run` leaves a copy of the finished report."""
 
 
+def section_of(arm: str | None) -> str:
+    """Return where a training's settings stand: `train` or `arms.NAME`."""
+    return "train" if arm is None else f"arms.{arm}"
+
+
+def _laid_over(below: Any, above: Any) -> Any:
+    if not (isinstance(below, dict) and isinstance(above, dict)):
+        return above
+    return below | {key: _laid_over(below[key], above[key]) if key in below else above[key] for key in above}
+
+
 class RunConfig(Section):
     """One run: what it reads, trains, writes, judges and reports."""
 
@@ -215,10 +227,34 @@ class RunConfig(Section):
     """The reward of training."""
     train: TrainConfig | None = None
     """The training stage; null trains nothing."""
+    arms: dict[Name, TrainConfig] = Field(default_factory=dict)
+    """Further trainings by name, for comparison: each is `train` but for the settings that it gives."""
     evaluations: dict[Name, Evaluation] = Field(default_factory=dict)
     """Evaluations by name."""
     execute: ExecuteConfig = Field(default_factory=ExecuteConfig)
     """The executor."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _arms_are_variants(cls, raw: Any) -> Any:
+        """Lay each arm's settings over those of `train`; what is no mapping is left to be refused."""
+        if not isinstance(raw, dict) or not isinstance(raw.get("arms"), dict):
+            return raw
+        train = raw.get("train")
+        if raw["arms"] and train is None:
+            raise ValueError("arms: there is no train section whose variants they could be")
+        arms = {name: _laid_over(train, {} if arm is None else arm) for name, arm in raw["arms"].items()}
+        return raw | {"arms": arms}
+
+    @model_validator(mode="after")
+    def _arms_fit(self) -> RunConfig:
+        for name, arm in self.arms.items():
+            for field in ("nodes", "processes"):
+                ours, theirs = getattr(arm, field), getattr(self.train, field)
+                if ours != theirs:
+                    what = f"expected train's {theirs}: all trainings of a run get the same machines"
+                    raise ValueError(f"arms.{name}.{field}: value {ours}; {what}")
+        return self
 
     @model_validator(mode="after")
     def _references_exist(self) -> RunConfig:
@@ -231,11 +267,13 @@ class RunConfig(Section):
         trained = [name for name, model in self.models.items() if model.kind == "trained"]
         if trained and self.train is None:
             raise ValueError(f"models.{trained[0]}: this run trains it, but there is no train section")
-        if self.train and self.models[self.train.base].kind != "checkpoint":
-            raise ValueError(f"train.base: value '{self.train.base}'; expected a model of kind checkpoint")
-        if self.train and self.judges[self.train.judge].model in trained:
-            what = "expected a judge that asks another model than the one that this training makes"
-            raise ValueError(f"train.judge: value '{self.train.judge}'; {what}")
+        for arm, train in self.trainings().items():
+            section = section_of(arm)
+            if self.models[train.base].kind != "checkpoint":
+                raise ValueError(f"{section}.base: value '{train.base}'; expected a model of kind checkpoint")
+            if self.judges[train.judge].model in trained:
+                what = "expected a judge that asks another model than one that this run trains"
+                raise ValueError(f"{section}.judge: value '{train.judge}'; {what}")
         return self
 
     @model_validator(mode="after")
@@ -287,8 +325,12 @@ class RunConfig(Section):
         models: dict[str, Any] = dict(self.models)
         judges: dict[str, Any] = dict(self.judges)
         found = [(f"judges.{name}.model", judge.model, models) for name, judge in self.judges.items()]
-        if self.train:
-            found += [("train.base", self.train.base, models), ("train.judge", self.train.judge, judges)]
+        for arm, train in self.trainings().items():
+            section = section_of(arm)
+            found += [(f"{section}.base", train.base, models), (f"{section}.judge", train.judge, judges)]
+        for name, model in self.models.items():
+            if isinstance(model, TrainedModel) and model.arm is not None:
+                found.append((f"models.{name}.arm", model.arm, dict(self.arms)))
         for name, evaluation in self.evaluations.items():
             found += [(f"evaluations.{name}.models", model, models) for model in evaluation.models]
             found.append((f"evaluations.{name}.judge", evaluation.judge, judges))
@@ -297,12 +339,23 @@ class RunConfig(Section):
                 found.append((f"evaluations.{name}.baseline", evaluation.baseline, writers))
         return found
 
+    def trainings(self) -> dict[str | None, TrainConfig]:
+        """Return this run's trainings by their arm; `train` itself has None."""
+        found: dict[str | None, TrainConfig] = {} if self.train is None else {None: self.train}
+        return found | dict(self.arms)
+
+    def training(self, arm: str | None = None) -> TrainConfig:
+        """Return the settings of `train` or of an arm; raise ConfigError where there are none."""
+        found = self.trainings().get(arm)
+        if found is None:
+            raise ConfigError(f"{section_of(arm)}: this configuration has no such training; add the section")
+        return found
+
     def thinking(self, model: str) -> bool:
         """Tell whether the named model reasons before its story."""
         found = self.models[model]
         if isinstance(found, TrainedModel):
-            assert self.train is not None
-            return self.thinking(self.train.base)
+            return self.thinking(self.training(found.arm).base)
         return found.thinking
 
     def prices(self, model: str) -> tuple[float, float, float | None, float]:
@@ -321,7 +374,6 @@ class RunConfig(Section):
         """Return the number format in which a model of this run is served."""
         found = self.models[model]
         if isinstance(found, TrainedModel):
-            assert self.train is not None
-            return self.dtype(self.train.base)
+            return self.dtype(self.training(found.arm).base)
         assert isinstance(found, CheckpointModel)
         return found.dtype

@@ -27,9 +27,9 @@ class Kind:
 
 KINDS = {
     "data": Kind("polaris.data.stage:run", 1),
-    "train": Kind("polaris.train.stage:run", 2),
+    "train": Kind("polaris.train.stage:run", 3),
     "generate": Kind("polaris.generate:run", 1),
     "judge": Kind("polaris.judge.stage:run", 2),
     "evaluate": Kind("polaris.evaluate.stage:run", 2),
-    "report": Kind("polaris.report.stage:run", 1),
+    "report": Kind("polaris.report.stage:run", 2),
 }

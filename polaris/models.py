@@ -13,6 +13,7 @@ from polaris.fields import (
     Content,
     Identity,
     ModelPath,
+    Name,
     Operational,
     Section,
     without_credentials,
@@ -72,10 +73,12 @@ class CheckpointModel(Section):
 
 
 class TrainedModel(Section):
-    """The model that this run's `train` stage makes, of its base model's dtype and thinking mode."""
+    """The model that a training of this run makes, of its base model's dtype and thinking mode."""
 
     kind: Identity[Literal["trained"]]
     """The model that `train` makes."""
+    arm: Identity[Name | None] = None
+    """The one under `arms` that makes it; null is `train` itself."""
     serve: Operational[ServeConfig] = ServeConfig()
     """The model's endpoint."""
 

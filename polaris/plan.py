@@ -75,6 +75,11 @@ class Plan:
         return found
 
 
+def train_instance(arm: str | None) -> str:
+    """Return the name of the instance that trains: `train`, or `train.ARM`."""
+    return "train" if arm is None else f"train.{arm}"
+
+
 def plan(config: RunConfig, contents: Mapping[Path, str]) -> Plan:
     """Unfold a configuration into its instances; `contents` are its files' hashes."""
     return Plan(_Unfolding(config, contents).all())
@@ -89,8 +94,8 @@ class _Unfolding:
     def all(self) -> dict[str, Instance]:
         config = self.config
         self._add("data", {}, (), (), {"data": identity_of(config.data, self.contents)})
-        if config.train:
-            self._train()
+        for arm in config.trainings():
+            self._train(arm)
         on_demand = [name for name, evaluation in config.evaluations.items() if evaluation.on_demand]
         self._evaluations([name for name in config.evaluations if name not in on_demand])
         self._add("report", {}, tuple(self.found), (), {})
@@ -114,14 +119,13 @@ class _Unfolding:
         needs = tuple(name for name in self.found if name in stands_on)
         self._add("report", {"evaluation": evaluation}, needs, (), {})
 
-    def _train(self) -> None:
-        train = self.config.train
-        assert train is not None
+    def _train(self, arm: str | None) -> None:
+        train = self.config.training(arm)
         base, _ = self._model(train.base)
         judge, judge_needs, services = self._judge_part(train.judge)
         self._add(
             "train",
-            {},
+            {} if arm is None else {"arm": arm},
             ("data", *judge_needs),
             services,
             {
@@ -155,9 +159,7 @@ class _Unfolding:
         identity = {
             "bootstrap": settings.bootstrap,
             "baseline": settings.baseline,
-            "training_judge": self._model(self.config.judges[self.config.train.judge].model)[0]
-            if self.config.train
-            else None,
+            "training_judge": self._training_judge(model),
         }
         params = {"model": model, "evaluation": evaluation}
         self._add("evaluate", params, tuple(needs), (), identity)
@@ -166,8 +168,16 @@ class _Unfolding:
         """Return a model's identity and the instances that make it."""
         model = self.config.models[name]
         if isinstance(model, TrainedModel):
-            return {"kind": "trained", "train": self.found["train"].digest}, ("train",)
+            instance = train_instance(model.arm)
+            return {"kind": "trained", "train": self.found[instance].digest}, (instance,)
         return identity_of(model, self.contents), ()
+
+    def _training_judge(self, model: str) -> dict[str, Any] | None:
+        """Return the identity of the model that judged a model's training, None if it had none."""
+        found = self.config.models[model]
+        if not isinstance(found, TrainedModel):
+            return None
+        return self._model(self.config.judges[self.config.training(found.arm).judge].model)[0]
 
     def _judge_part(self, name: str) -> tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]:
         """Return a judge's identity, the instances that make its model, and its services."""

@@ -42,6 +42,15 @@ class RewardWeights(Section):
     """The optional length reward."""
 
 
+class ValidationWeights(RewardWeights):
+    """Weights of the same terms in validation (recipe §3)."""
+
+    repetition: Identity[float] = Field(default=0.8, ge=0)
+    """Self-repetition."""
+    length: Identity[float] = Field(default=0.2, ge=0)
+    """Length penalty."""
+
+
 class ThinkingPenalty(Section):
     """A penalty on long thoughts; the release computes it and loses it."""
 
@@ -74,6 +83,8 @@ class RewardConfig(Section):
 
     weights: RewardWeights = RewardWeights()
     """Weights in training."""
+    validation_weights: ValidationWeights = ValidationWeights()
+    """Weights in the validation that goes with training."""
     thinking: ThinkingPenalty | None = None
     """Switches the thinking penalty on; `{}` with the recipe's numbers."""
     overlong: OverlongPenalty | None = None
@@ -148,6 +159,30 @@ class HRIConfig(Section):
         return self
 
 
+class ValidationConfig(Section):
+    """Stories written and judged while training goes on, of pairs that it never sees (recipe §1)."""
+
+    every_steps: Identity[int] = Field(default=20, ge=1)
+    """Optimiser steps from one validation to the next."""
+    before_first: Identity[bool] = True
+    """Validate the base model too, before the first step."""
+    limit: Identity[int | None] = Field(default=None, ge=1)
+    """Only the first so many held back pairs; null takes all."""
+    fitting: Identity[bool] = True
+    """Leave out pairs whose story is longer than `max_completion_tokens`: no answer could be as long."""
+    sampling: Sampling = Sampling()
+    """How these stories are drawn."""
+
+
+class LoraConfig(Section):
+    """Low-rank adapters (Hu et al. 2021) beside every linear layer; the base itself stays as it is."""
+
+    rank: Identity[int] = Field(default=32, ge=1)
+    """The adapters' rank r."""
+    alpha: Identity[float] = Field(default=64.0, gt=0)
+    """What an adapter adds is scaled by alpha / rank."""
+
+
 class TrainConfig(Section):
     """GRPO with human-reference injection; defaults are the paper's."""
 
@@ -189,6 +224,10 @@ class TrainConfig(Section):
     """How rollouts are drawn."""
     hri: HRIConfig = HRIConfig()
     """Human-reference injection."""
+    validation: ValidationConfig | None = ValidationConfig()
+    """Validation on the pairs that `data.validation_share` holds back; null never validates."""
+    lora: LoraConfig | None = None
+    """Trains adapters in place of the whole model, `{}` with rank 32; they are merged in what is exported."""
     gradient_checkpointing: Operational[bool] = True
     """Trade time for memory."""
     nodes: Operational[int] = Field(default=1, ge=1)
@@ -210,6 +249,9 @@ class TrainConfig(Section):
     """A warning is logged when more than this share of a step's groups have rewards that are all equal."""
     save_steps: Operational[int] = Field(default=5, ge=1)
     """A checkpoint every so many steps: what a lost machine can cost."""
+    report_to: Operational[tuple[Literal["tensorboard", "wandb"], ...]] = ("tensorboard",)
+    """Where the metrics go beside `metrics.jsonl`: TensorBoard's event files in the artifact, and W&B by its
+    own variables (`WANDB_API_KEY`, `WANDB_PROJECT`, …)."""
 
     @property
     def rows_per_step(self) -> int:

@@ -25,7 +25,7 @@ from polaris.imports import (
 )
 from polaris.load import load
 from polaris.models import CheckpointModel, EndpointModel, TrainedModel
-from polaris.plan import Instance, Plan, plan
+from polaris.plan import Instance, Plan, plan, train_instance
 from polaris.runtime import keep_secret
 from polaris.storage import Store, open_store
 
@@ -113,8 +113,9 @@ class Run:
 
     def checkpoint_folder(self, name: str) -> Path:
         """Return the local folder of a model that this run serves; it may still have to be fetched."""
-        if isinstance(self.config.models[name], TrainedModel):
-            return self.work_folder / "models" / self.plan.instances["train"].digest
+        model = self.config.models[name]
+        if isinstance(model, TrainedModel):
+            return self.work_folder / "models" / self.plan.instances[train_instance(model.arm)].digest
         manifest = self._import_of(self._checkpoint(name))
         return local_copy(manifest, self._inputs) if manifest else self.model_folder(name)
 

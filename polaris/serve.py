@@ -15,6 +15,7 @@ from polaris import cpu_engine
 from polaris.artifact import Artifact
 from polaris.errors import ConfigError, InputError
 from polaris.models import CheckpointModel, ServeConfig, TrainedModel
+from polaris.plan import train_instance
 from polaris.run import Run
 from polaris.runtime import get_logger
 
@@ -63,12 +64,13 @@ def serve(run: Run, name: str, host: str, port: int) -> None:
 
 def checkpoint(run: Run, name: str) -> Path:
     """Return a model's folder, fetched from the store and verified if trained by this run or imported."""
-    if not isinstance(run.config.models[name], TrainedModel):
+    model = run.config.models[name]
+    if not isinstance(model, TrainedModel):
         return run.model_folder(name)
-    folder = run.checkpoint_folder(name)
-    manifest = run.manifest("train")
+    folder, training = run.checkpoint_folder(name), train_instance(model.arm)
+    manifest = run.manifest(training)
     if manifest is None:
-        raise InputError(f"models.{name}: train is not complete in {run.store.url}; run it first")
+        raise InputError(f"models.{name}: {training} is not complete in {run.store.url}; run it first")
     Artifact(run.store, manifest).download(folder, "model/")
     return folder
 

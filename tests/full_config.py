@@ -41,7 +41,9 @@ FULL: dict[str, Any] = {
             "until_step": 150,
             "shaping": "luffy",
         },
+        "lora": {},
     },
+    "arms": {"plain": {"hri": {"max_weight": 0.3}}},
     "evaluations": {
         "quality": {
             "kind": "story-quality",
@@ -66,6 +68,9 @@ FULL: dict[str, Any] = {
     },
 }
 """Every section, every kind of model, and every model and judge at work somewhere."""
+
+SHARED: tuple[Where, ...] = (("train", "nodes"), ("train", "processes"))
+"""Settings of `train` that every arm has to share."""
 
 CONTENTS = {
     Path(path): f"hash of {path}"
@@ -100,4 +105,7 @@ def with_setting(where: Where, value: Any) -> RunConfig:
     for key in where[:-1]:
         place = place[key]
     place[where[-1]] = value
+    if where in SHARED:
+        for arm in raw["arms"].values():
+            arm[where[-1]] = value
     return config_of(raw)

@@ -40,14 +40,17 @@ def _of(evaluation: str, *models: str, kinds: tuple[str, ...] = EVALUATED) -> se
 
 TRAINED = {"train", "report", *_of("quality", "trained"), *_of("second", "trained")}
 DOWNSTREAM = {
-    "/books/a.epub": {"data", *TRAINED},
-    "/books/b.epub": {"data", *TRAINED},
-    "/prompts.jsonl": {"data", *TRAINED},
+    "/books/a.epub": {"data", "train.plain", *TRAINED},
+    "/books/b.epub": {"data", "train.plain", *TRAINED},
+    "/prompts.jsonl": {"data", "train.plain", *TRAINED},
     "/quality.jsonl": {"report", *_of("quality", "base", "hub", "trained")},
     "/second.jsonl": {"report", *_of("second", "other", "outside", "trained")},
     "/length.jsonl": {"report", *_of("length", "hub")},
     # The baseline is in each of its evaluation's comparisons.
-    "/models/base": TRAINED | _of("quality", "base") | _of("quality", "hub", kinds=("evaluate",)),
+    "/models/base": TRAINED
+    | {"train.plain"}
+    | _of("quality", "base")
+    | _of("quality", "hub", kinds=("evaluate",)),
     # It writes, and it judges the second evaluation.
     "/models/other": {
         "report",
@@ -68,7 +71,8 @@ def test_changed_content_changes_exactly_what_is_downstream(path: str) -> None:
 @pytest.mark.parametrize(
     ("where", "value", "expected"),
     [
-        (("data", "min_words"), 1001, {"data", *TRAINED}),
+        (("data", "min_words"), 1001, {"data", "train.plain", *TRAINED}),
+        (("arms", "plain", "learning_rate"), 2e-6, {"train.plain", "report"}),
         (("train", "learning_rate"), 2e-6, TRAINED),
         (("evaluations", "quality", "samples"), 2, DOWNSTREAM["/quality.jsonl"]),
         (("evaluations", "quality", "kind"), "length", DOWNSTREAM["/quality.jsonl"]),

@@ -22,6 +22,7 @@ from polaris.config import RunConfig
 from polaris.errors import ConfigError, InputError, TransientError
 from polaris.llm import ChatClient
 from polaris.models import CheckpointModel, TrainedModel
+from polaris.plan import train_instance
 from polaris.recipe import Sampling
 from polaris.run import Run, open_run
 from polaris.text import THINK_END, count_words, length_sentence
@@ -136,7 +137,7 @@ def _endpoint(model: str | None, config: Path) -> Iterator[tuple[Endpoint, int |
     if name not in run.config.models:
         raise ConfigError(f"--model: '{name}' is none of this run's models: {', '.join(run.config.models)}")
     found = run.config.models[name]
-    if isinstance(found, TrainedModel) and run.manifest("train") is None:
+    if isinstance(found, TrainedModel) and run.manifest(train_instance(found.arm)) is None:
         raise InputError(f"--model: '{name}' is not trained yet; `polaris run {config}` trains it")
     if not isinstance(found, CheckpointModel | TrainedModel):
         yield run.endpoint(name), None

@@ -89,9 +89,10 @@ def same_judge_as_training(config: RunConfig, model: str, judge: str, identity: 
     Only a model that this run trained can be concerned. `identity` returns the identity of a model's
     weights: two names for the same weights are one judge.
     """
-    if config.train is None or not isinstance(config.models[model], TrainedModel):
+    found = config.models[model]
+    if not isinstance(found, TrainedModel):
         return False
-    training = config.judges[config.train.judge].model
+    training = config.judges[config.training(found.arm).judge].model
     return identity(training) == identity(config.judges[judge].model)
 
 

@@ -121,8 +121,8 @@ def _work(
 def _asked(run: Run, instance: Instance) -> str:
     """Return the model whose calls an instance pays for, '' if it makes none."""
     config = run.config
-    if instance.kind == "train" and config.train:
-        return config.judges[config.train.judge].model
+    if instance.kind == "train":
+        return config.judges[config.training(instance.params.get("arm")).judge].model
     if instance.kind == "judge":
         return config.judges[config.evaluations[instance.params["evaluation"]].judge].model
     if instance.kind == "generate" and isinstance(config.models[instance.params["model"]], EndpointModel):
@@ -144,8 +144,7 @@ def _tier(run: Run, instance: Instance, asked: str) -> Literal["standard", "flex
 def _training(
     run: Run, instance: Instance, asked: str, data: Manifest | None, steps: int | None, said: list[str]
 ) -> Work:
-    train = run.config.train
-    assert train is not None
+    train = run.config.training(instance.params.get("arm"))
     progress = Progress(run.store, run.prefix(instance.name))
     rows = to_rows(progress.get(METRICS) or b"", METRICS)
     spent = Spent.of_steps(rows) + Spent.of(json.loads(progress.get(SPENT) or b"{}"))
@@ -158,14 +157,15 @@ def _training(
         prompts = total * train.prompts_per_step
     if not total:
         said.append(
-            "train's steps follow from the pairs, which data has yet to make: give --steps to forecast"
+            f"{instance.name}'s steps follow from the pairs, which data has yet to make:"
+            " give --steps to forecast"
         )
         return Work(instance.name, "", asked, spent, None)
     left = max(0, total - len(rows))
     calls = training_calls(total, prompts, train) - training_calls(min(total, len(rows)), prompts, train)
     references = ", the human reference among them" if train.hri.max_weight else ""
     said.append(
-        f"train has {left} of {total} steps left: {train.prompts_per_step} prompts ×"
+        f"{instance.name} has {left} of {total} steps left: {train.prompts_per_step} prompts ×"
         f" {train.group_size} rows a step are judged{references}; invalid answers are asked for once more"
     )
     seconds = training_seconds_left(rows, left)

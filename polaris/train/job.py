@@ -62,6 +62,7 @@ class Job:
         model: folder of the base model.
         output: folder of checkpoints, metrics, status and the final model.
         resume: folder of the checkpoint to go on from.
+        arm: the training's name under `arms`; None is `train` itself.
 
     """
 
@@ -70,6 +71,7 @@ class Job:
     model: Path
     output: Path
     resume: Path | None = None
+    arm: str | None = None
 
     def arguments(self) -> list[str]:
         """Return the worker's command line arguments."""
@@ -82,6 +84,7 @@ class Job:
         for name in ("config", "pairs", "model", "output"):
             parser.add_argument(f"--{name}", type=Path, required=True)
         parser.add_argument("--resume", type=Path)
+        parser.add_argument("--arm")
         return cls(**vars(parser.parse_args(arguments)))
 
     @property

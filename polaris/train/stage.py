@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from polaris.artifact import from_rows, to_rows
-from polaris.errors import ConfigError, InputError
+from polaris.errors import InputError
 from polaris.load import dump
 from polaris.recipe import TrainConfig
 from polaris.runtime import get_logger, progress
@@ -56,9 +57,7 @@ def run(context: StageContext, *, worker: str = WORKER) -> None:
         PolarisError: as the worker reported: a wrong setting, a corrupt input, a guard, a signal.
 
     """
-    settings = context.config.train
-    if settings is None:
-        raise ConfigError("train: this configuration trains nothing; add a train section")
+    settings = context.config.training(context.instance.params.get("arm"))
     team = team_of(settings)
     job = prepare(context, settings, team)
     judge = context.endpoint(context.config.judges[settings.judge].model)
@@ -106,7 +105,8 @@ def prepare(context: StageContext, settings: TrainConfig, team: Team) -> Job:
     config.write_text(dump(context.config), encoding="utf-8")
     pairs = output / "pairs.jsonl"
     pairs.write_bytes(context.inputs["data"].read("pairs.jsonl"))
-    job = Job(config, pairs, context.model_folder(settings.base), output)
+    arm = context.instance.params.get("arm")
+    job = Job(config, pairs, context.model_folder(settings.base), output, arm=arm)
     resume = restore(context, job.checkpoints, team)
     last_step = checkpoint.step_of(resume.name) or 0 if resume else 0
     if team.leads:
@@ -114,7 +114,7 @@ def prepare(context: StageContext, settings: TrainConfig, team: Team) -> Job:
         restore_metrics(context, output / METRICS, last_step)
     if resume:
         log.info("resume", checkpoint=resume.name)
-    return Job(job.config, job.pairs, job.model, job.output, resume)
+    return replace(job, resume=resume)
 
 
 def restore(context: StageContext, folder: Path, team: Team | None = None) -> Path | None:

@@ -76,9 +76,7 @@ def train(job: Job, config: RunConfig, stop: StopFlag, *, judge: Any = None) -> 
         PolarisError: of the kind that the stage's exit code says.
 
     """
-    settings = config.train
-    if settings is None:
-        raise ConfigError("train: this configuration trains nothing; add a train section")
+    settings = config.training(job.arm)
     hardware = _hardware(config, settings)
     from polaris.train import build, callbacks, checkpoint, export
 
