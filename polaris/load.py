@@ -109,7 +109,8 @@ def schema() -> dict[str, Any]:
     found["$defs"]["ArmConfig"] = {**whole, "title": "ArmConfig", "description": said}
     del found["$defs"]["ArmConfig"]["required"]
     arm = {"anyOf": [{"$ref": "#/$defs/ArmConfig"}, {"type": "null"}]}
-    found["properties"]["arms"]["additionalProperties"] = arm
+    names = found["properties"]["arms"]["patternProperties"]
+    names |= dict.fromkeys(names, arm)
     return found
 
 
