@@ -23,6 +23,7 @@ from polaris.errors import ConfigError, TransientError
 from polaris.fields import IMPORT_NAME, STORED, stored_as
 from polaris.hashes import hash_of
 from polaris.identity import contents_of, files_below, hash_of_folder
+from polaris.models import CheckpointModel
 from polaris.runtime import get_logger
 from polaris.storage import Store, arriving, checked
 
@@ -199,12 +200,30 @@ def fetch(store: Store, manifest: Manifest, folder: Path) -> Path:
     return copy
 
 
+def is_placeholder(repo: str) -> bool:
+    """Tell whether a repository is given as documents and examples give it: `owner/name@REVISION`."""
+    return repo.endswith("@REVISION")
+
+
+def placeholders(config: RunConfig) -> Iterator[str]:
+    """Yield an error line for each model whose revision has yet to be given."""
+    for name, model in config.models.items():
+        if isinstance(model, CheckpointModel) and model.repo and is_placeholder(model.repo):
+            yield _unsaid(model.repo, f"models.{name}.repo")
+
+
+def _unsaid(repo: str, setting: str) -> str:
+    return f"{setting}: value '{repo}'; put the commit of the repository in the place of REVISION"
+
+
 def fetch_repository(repo: str, setting: str) -> Path:
     """Return the local folder of `owner/name@revision`, from the hub or its local cache.
 
     Only what `is_served` is fetched; a cache may hold more of the repository.
     Raises ConfigError naming the setting if the hub has no such revision, TransientError if it is away.
     """
+    if is_placeholder(repo):
+        raise ConfigError(_unsaid(repo, setting))
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 

@@ -91,7 +91,8 @@ def load(path: Path, environment: Mapping[str, str] | None = None) -> RunConfig:
     try:
         return RunConfig.model_validate(raw, context={"base": path.absolute().parent})
     except ValidationError as error:
-        faults = [_fault(dict(found), raw, source) for found in error.errors(include_url=False)]
+        found = _said_once([dict(one) for one in error.errors(include_url=False)], raw)
+        faults = [_fault(one, raw, source) for one in found]
         raise ConfigError("\n".join(dict.fromkeys(faults))) from None
 
 
@@ -101,8 +102,16 @@ def dump(config: RunConfig) -> str:
 
 
 def schema() -> dict[str, Any]:
-    """Return the configuration's JSON schema."""
-    return RunConfig.model_json_schema()
+    """Return the configuration's JSON schema as a file's: what an arm leaves out is `train`'s."""
+    found = RunConfig.model_json_schema()
+    whole = found["$defs"]["TrainConfig"]
+    said = "A training under `arms`: what it leaves out is `train`'s, and null is all of it."
+    found["$defs"]["ArmConfig"] = {**whole, "title": "ArmConfig", "description": said}
+    del found["$defs"]["ArmConfig"]["required"]
+    arm = {"anyOf": [{"$ref": "#/$defs/ArmConfig"}, {"type": "null"}]}
+    names = found["properties"]["arms"]["patternProperties"]
+    names |= dict.fromkeys(names, arm)
+    return found
 
 
 def _read(path: Path, source: _Source) -> dict[str, Any]:
@@ -185,6 +194,24 @@ def _actual(name: str, key: Key, place: Mapping[str, Any]) -> str:
     """Return the key that a variable's lower-case name means below `key`."""
     known = {found.replace("-", "_").lower(): found for found in place}
     return known.get(name, name.replace("_", "-") if key in _TABLES else name)
+
+
+def _said_once(errors: list[dict[str, Any]], raw: dict[str, Any]) -> list[dict[str, Any]]:
+    """Leave out the faults that arms only have because `train`, whose variants they are, has them."""
+    arms, train = raw.get("arms"), raw.get("train")
+    if not isinstance(arms, dict):
+        return errors
+    if not isinstance(train, dict):
+        return [error for error in errors if error["loc"][:1] != ("arms",) or train is None]
+    known = {(error["loc"][1:], error["msg"]) for error in errors if error["loc"][:1] == ("train",)}
+
+    def is_trains(loc: Key, message: str) -> bool:
+        if len(loc) < 2 or loc[0] != "arms" or (loc[2:], message) not in known:
+            return False
+        own, _ = _locate(loc[2:], arms.get(loc[1]))
+        return own != loc[2:] or not own
+
+    return [error for error in errors if not is_trains(error["loc"], str(error["msg"]))]
 
 
 def _fault(error: dict[str, Any], raw: dict[str, Any], source: _Source) -> str:

@@ -88,7 +88,7 @@ class Run:
             return model.identity
         if isinstance(model, CheckpointModel):
             return model.repo or f"sha256:{self.contents[_path(model)][:16]}"
-        return f"trained:{self.plan.instances['train'].digest}"
+        return f"trained:{self.plan.instances[train_instance(model.arm)].digest}"
 
     def model_folder(self, name: str) -> Path:
         """Return the local folder of a checkpoint model, fetched if it is an import or a repository.
@@ -158,8 +158,7 @@ class Run:
         name = self.config.judges[judge].model
         model = self.config.models[name]
         if isinstance(model, TrainedModel):
-            assert self.config.train is not None
-            model = self.config.models[self.config.train.base]
+            model = self.config.models[self.config.training(model.arm).base]
         small = None
         if isinstance(model, CheckpointModel) and model.path is not None:
             size = self._weight_bytes(model.path)

@@ -56,6 +56,11 @@ def a100x4(tmp_path: Path) -> dict[str, Any]:
         "min_words": 200,
         "max_words": 650,
     }
+    # One judge of one name, with the key of these tests.
+    found["models"]["critic"] = found["models"].pop("gemini") | {"api_key_env": "OPENAI_API_KEY"}
+    found["judges"] = {"critic": found["judges"]["training"] | {"model": "critic"}}
+    found["train"]["judge"] = "critic"
+    del found["models"]["gpt"]
     found["evaluations"] = {}
     found["execute"] = {"work_dir": "work"}
     return dict(found)

@@ -14,8 +14,9 @@ from polaris.checks.finding import Subject
 from polaris.config import RunConfig
 from polaris.errors import InputError, TransientError
 from polaris.fields import stored_as
-from polaris.imports import find_import, find_repository, is_weights
+from polaris.imports import find_import, find_repository, is_placeholder, is_weights
 from polaris.models import CheckpointModel
+from polaris.recipe import TrainConfig
 from polaris.storage import open_store
 from polaris.train.shape import Parameters, Shape, computed, counted, read_shape
 
@@ -74,22 +75,22 @@ def source_of(config: RunConfig, name: str) -> Source | None:
     return None
 
 
-def find_base(subject: Subject) -> Base | None:
-    """Return the training's base model; None where its config.json is not at hand.
+def find_base(subject: Subject, train: TrainConfig | None = None) -> Base | None:
+    """Return a training's base model, by default `train`'s; None where its config.json is not at hand.
 
     Raises:
         InputError: the config.json is none, or of a kind that is not planned.
 
     """
-    train = subject.config.train
-    assert train is not None
+    train = train or subject.config.training()
     source = source_of(subject.config, train.base)
     model = subject.config.models[train.base]
     assert isinstance(model, CheckpointModel)
     if source is not None:
         data = source.read(CONFIG)
     else:
-        data = None if model.repo is None else hub_config(model.repo)
+        asked = model.repo is not None and not is_placeholder(model.repo)
+        data = hub_config(str(model.repo)) if asked else None
     if data is None:
         return None
     shape = read_shape(_json(data, f"models.{train.base}: {CONFIG}"))

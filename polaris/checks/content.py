@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from polaris.checks.finding import Finding, Subject, failed, lines
 from polaris.config import RunConfig
-from polaris.errors import PolarisError
+from polaris.errors import ConfigError, PolarisError
 from polaris.fields import stored_as
 from polaris.identity import contents_of
-from polaris.imports import find_imports
+from polaris.imports import find_imports, placeholders
 from polaris.run import open_run
 from polaris.storage import open_store
 
@@ -34,3 +34,5 @@ def _missing_files(config: RunConfig) -> Iterator[Finding]:
     for setting, path in contents_of(config):
         if stored_as(path) is None and not path.exists():
             yield failed("plan", f"{setting}: '{path}' does not exist", "give a file or folder that does")
+    for line in placeholders(config):
+        yield from lines("plan", ConfigError(line))

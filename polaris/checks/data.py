@@ -10,6 +10,7 @@ from typing import Any
 
 from polaris.checks.base_model import source_of
 from polaris.checks.finding import Finding, Subject, failed, lines, unchecked
+from polaris.checks.trainings import of_each
 from polaris.config import RunConfig
 from polaris.data.epub import read_epub
 from polaris.data.pairs import Pairs, Source, pair
@@ -28,14 +29,14 @@ COUNTERS = ("transformers", "torch", "trl")
 
 def check_data(subject: Subject) -> Iterator[Finding]:
     """Pair the stories as the data stage will, count tokens as the training will, and say what a step is."""
-    train = subject.config.train
-    if train is None:
+    config = subject.config
+    if not config.trainings():
         return
     with tempfile.TemporaryDirectory() as folder:
-        pairs = _pairs(subject.config, Path(folder))
+        pairs = _pairs(config, Path(folder))
         if pairs is None:
             yield unchecked("data", "books or prompts are missing, as `plan` says")
-            yield _schedule(None, train)
+            yield from of_each(config, lambda train: iter([_schedule(None, train)]))
             return
         counts = pairs.counts
         left = sum(count for name, count in counts.items() if name.startswith("left_out_"))
@@ -43,15 +44,22 @@ def check_data(subject: Subject) -> Iterator[Finding]:
             f"{counts['train']} pairs to train on, {counts['validation']} held back, {left} stories left out"
         )
         yield Finding("ok", "data", f"{told} of {counts['stories']}")
-        missing = [name for name in COUNTERS if find_spec(name) is None]
-        prompts = None
-        if missing:
-            why = f"prompts too long and references cut: {', '.join(missing)} not installed"
-            yield unchecked("tokens", why, "pip install 'polaris[train]'")
-        else:
-            finding, prompts = _tokens(subject.config, train, pairs, Path(folder))
+        counted: dict[tuple[object, ...], tuple[Finding, int | None]] = {}
+
+        def look(train: TrainConfig) -> Iterator[Finding]:
+            key = (
+                train.base,
+                train.max_prompt_tokens,
+                train.max_completion_tokens,
+                train.prompts_per_step,
+            )
+            if key not in counted:
+                counted[key] = _tokens(config, train, pairs, Path(folder))
+            finding, prompts = counted[key]
             yield finding
-    yield _schedule(prompts, train)
+            yield _schedule(prompts, train)
+
+        yield from of_each(config, look)
 
 
 def _pairs(config: RunConfig, folder: Path) -> Pairs | None:
@@ -82,6 +90,10 @@ def _local(config: RunConfig, path: Path, folder: Path) -> Path | None:
 
 def _tokens(config: RunConfig, train: TrainConfig, pairs: Pairs, folder: Path) -> tuple[Finding, int | None]:
     """Return what becomes of the pairs by their tokens, and the number of prompts; None if it is unknown."""
+    missing = [name for name in COUNTERS if find_spec(name) is None]
+    if missing:
+        why = f"prompts too long and references cut: {', '.join(missing)} not installed"
+        return unchecked("tokens", why, "pip install 'polaris[train]'"), None
     source = source_of(config, train.base)
     if source is None:
         return unchecked("tokens", f"the tokenizer of models.{train.base} is not at hand"), None
@@ -94,8 +106,8 @@ def _tokens(config: RunConfig, train: TrainConfig, pairs: Pairs, folder: Path) -
         fix = "install the versions that `versions` asks for"
         return failed("tokens", f"trl cannot be imported: {str(error).splitlines()[-1]}", fix), None
 
-    model = folder / "tokenizer"
-    model.mkdir()
+    model = folder / f"tokenizer-{train.base}"
+    model.mkdir(exist_ok=True)
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(source.small_files(model))
     except (OSError, ValueError) as error:

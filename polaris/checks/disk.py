@@ -4,42 +4,55 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from polaris.checks import gpus
-from polaris.checks.base_model import find_base
+from polaris.checks.base_model import Base, find_base
 from polaris.checks.finding import Finding, Subject, failed, unchecked
+from polaris.checks.trainings import at_once
+from polaris.recipe import TrainConfig
 from polaris.train.memory import GB, checkpoint_bytes
 from polaris.train.uploads import KEEP
 
 
 def check_disk(subject: Subject) -> Iterator[Finding]:
-    """Compare what is free with the base model, the checkpoints that are kept and the result.
+    """Compare what is free with the base models, the checkpoints that are kept and the results.
 
+    A training that is done leaves its disk to the next one; those that may run at once need theirs at once.
     Where no GPU is here the training probably runs elsewhere: too little is a warning then.
     """
-    train = subject.config.train
-    if train is None:
+    trainings = subject.config.trainings().values()
+    if not trainings:
         return
     if subject.can_i is not None:
         yield unchecked("disk", "the training's pod has a disk of its own (stages.train.scratch)")
         return
     folder = _existing(subject.config.execute.work_dir)
     free = shutil.disk_usage(folder).free
-    base = find_base(subject)
-    if base is None:
+    bases = [find_base(subject, train) for train in trainings]
+    known = [_need(subject, train, base) for train, base in zip(trainings, bases, strict=True) if base]
+    if len(known) < len(trainings):
         told = (
             f"{free / GB:.1f} GB are free in {folder}; what a checkpoint needs is not known without the model"
         )
         yield unchecked("disk", told)
         return
-    dtype = subject.config.dtype(train.base)
-    one = checkpoint_bytes(base.parameters, train, dtype)
-    model = base.parameters.total * (2 if dtype == "bfloat16" else 4)
-    need = (KEEP + 1) * one + 2 * model
+    together = at_once(subject.config)
+    largest = sorted(known, key=lambda each: each.training, reverse=True)[:together]
+    need = sum(each.training for each in largest) + sum({each.base: each.model for each in largest}.values())
+    first = largest[0]
+    whose = (
+        "a training needs"
+        if len(known) == 1
+        else f"the largest of {len(known)} trainings needs"
+        if together == 1
+        else f"{together} trainings at once (execute.parallel) need"
+    )
     told = (
-        f"{free / GB:,.1f} GB free in {folder}; a training needs up to {need / GB:,.1f}: {KEEP} checkpoints"
-        f" and one half-written of {one / GB:,.1f} each, base and result of {model / GB:,.1f}"
+        f"{free / GB:,.1f} GB free in {folder}; {whose} up to {need / GB:,.1f}: {KEEP} checkpoints"
+        f" and one half-written of {first.checkpoint / GB:,.1f} each, base and result of"
+        f" {first.model / GB:,.1f}"
     )
     if free >= need:
         yield Finding("ok", "disk", told)
@@ -50,6 +63,26 @@ def check_disk(subject: Subject) -> Iterator[Finding]:
         if gpus.visible()
         else Finding("warning", "disk", told, f"{fix}, where it trains")
     )
+
+
+@dataclass(frozen=True)
+class _Need:
+    """Bytes that one training needs, and which base model, that several may share."""
+
+    base: str
+    model: float
+    checkpoint: float
+
+    @property
+    def training(self) -> float:
+        """All but the base."""
+        return (KEEP + 1) * self.checkpoint + self.model
+
+
+def _need(subject: Subject, train: TrainConfig, base: Base) -> _Need:
+    dtype = subject.config.dtype(train.base)
+    model = base.parameters.total * (2 if dtype == "bfloat16" else 4)
+    return _Need(train.base, model, checkpoint_bytes(base.parameters, train, dtype))
 
 
 def _existing(folder: Path) -> Path:

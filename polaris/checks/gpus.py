@@ -7,7 +7,9 @@ from importlib.util import find_spec
 
 from polaris.checks.base_model import find_base
 from polaris.checks.finding import Finding, Subject, failed, unchecked
+from polaris.checks.trainings import at_once, of_each
 from polaris.errors import ConfigError
+from polaris.recipe import TrainConfig
 from polaris.train.worker import require_gpus
 
 
@@ -26,10 +28,20 @@ def visible() -> list[int] | None:
 
 def check_gpus(subject: Subject) -> Iterator[Finding]:
     """Count the GPUs; say what only a GPU and the real model could show."""
-    train = subject.config.train
-    if train is None:
+    if not subject.config.trainings():
         return
     found = visible()
+    # All trainings have the same machines.
+    yield from _counted(subject.config.training(), found)
+    together = at_once(subject.config)
+    if found and together > 1 and subject.can_i is None:
+        parallel = subject.config.execute.parallel
+        told = f"execute.parallel {parallel} lets {together} trainings run at once, on the same GPUs"
+        yield failed("gpus", told, "set execute.parallel: 1")
+    yield from of_each(subject.config, lambda train: _unseen(subject, train, found))
+
+
+def _counted(train: TrainConfig, found: list[int] | None) -> Iterator[Finding]:
     if not found:
         why = "torch is not installed" if found is None else "no GPU here"
         wanted = "1 GPU" if train.processes == 1 else f"{train.processes} GPUs"
@@ -46,12 +58,15 @@ def check_gpus(subject: Subject) -> Iterator[Finding]:
         else:
             sizes = ", ".join(f"{size / 1e9:.0f} GB" for size in found)
             yield Finding("ok", "gpus", f"{len(found)} for train.processes {train.processes}: {sizes}")
+
+
+def _unseen(subject: Subject, train: TrainConfig, found: list[int] | None) -> Iterator[Finding]:
     yield unchecked(
         "engine and trainer",
         "whether they give one text the same log-probabilities; the training compares them in its first steps"
         f" and stops above train.engine_max_difference {train.engine_max_difference:g}",
     )
-    base = find_base(subject)
+    base = find_base(subject, train)
     if base is None or not base.shape.linear_layers:
         return
     yield unchecked(

@@ -82,7 +82,7 @@ def _told(config: RunConfig, name: str, scored: Scored) -> str:
     if not any(config.prices(config.judges[name].model)[:2]):
         return told + "at a price that is not configured"
     told += f"{scored.usd:.4f} USD"
-    if config.train is not None and config.train.judge == name:
-        rows = config.train.rows_per_step
+    trainings = [train for train in config.trainings().values() if train.judge == name]
+    for rows in sorted({train.rows_per_step for train in trainings}):
         told += f"; so {rows} calls a step cost {rows * scored.usd:.2f} USD, and more for longer stories"
     return told

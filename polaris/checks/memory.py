@@ -9,6 +9,7 @@ from typing import Literal
 from polaris.checks import gpus
 from polaris.checks.base_model import Base, find_base
 from polaris.checks.finding import Finding, Subject, failed, unchecked
+from polaris.checks.trainings import of_each
 from polaris.recipe import TrainConfig
 from polaris.train.memory import GB, PHASES, SPARE, MemoryPlan, plan
 from polaris.train.settings import Hardware, grpo_arguments
@@ -18,11 +19,12 @@ ASSUMED = 80.0 * GB
 
 
 def check_memory(subject: Subject) -> Iterator[Finding]:
-    """Plan the memory of one GPU; what exceeds a GPU that is only assumed is a warning."""
-    train = subject.config.train
-    if train is None:
-        return
-    base = find_base(subject)
+    """Plan the memory of one GPU for each training; what exceeds a GPU only assumed is a warning."""
+    yield from of_each(subject.config, lambda train: _of_training(subject, train))
+
+
+def _of_training(subject: Subject, train: TrainConfig) -> Iterator[Finding]:
+    base = find_base(subject, train)
     if base is None:
         fix = f"give models.{train.base} a folder, or `polaris model import` it first"
         yield unchecked("memory", f"the config.json of models.{train.base} is not at hand", fix)

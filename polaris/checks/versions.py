@@ -44,12 +44,12 @@ def check_versions(subject: Subject) -> Iterator[Finding]:
 
 def _wanted(subject: Subject) -> list[str]:
     config = subject.config
-    trains = config.train is not None
+    trainings = config.trainings().values()
     engines = {model.serve.engine for model in config.models.values() if model.kind != "endpoint"}
-    wanted = [*TRAINS] if trains else []
-    if config.train is not None and not config.train.zero_stage:
+    wanted = [*TRAINS] if trainings else []
+    if trainings and not any(train.zero_stage for train in trainings):
         wanted.remove("deepspeed")
-    if "vllm" in engines or (config.train is not None and config.train.rollout_engine == "vllm"):
+    if "vllm" in engines or any(train.rollout_engine == "vllm" for train in trainings):
         wanted += SERVES
     return wanted
 

@@ -75,6 +75,7 @@ def run(
     stop = StopFlag()
     stop.install()
     opened = open_run(config)
+    _require_revisions(opened)
     selected = opened.plan.selected(only, needs=not (no_needs or check_needs))
     if check_needs:
         wait_until_free(opened.store, opened.config.run, stop)
@@ -194,6 +195,15 @@ def probe(
         return
     if answer := probe(url, model):
         raise TransientError(f"{url} gives no token of '{model}': {answer}")
+
+
+def _require_revisions(run: Run) -> None:
+    """Raise ConfigError where a model's revision is the word REVISION: no stage could fetch that."""
+    from polaris.errors import ConfigError
+    from polaris.imports import placeholders
+
+    if found := list(placeholders(run.config)):
+        raise ConfigError("\n".join(found))
 
 
 def _require_needs(run: Run, selected: set[str], missing: list[str]) -> None:

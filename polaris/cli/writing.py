@@ -167,8 +167,10 @@ def served(run: Run, name: str) -> Iterator[Endpoint]:
 
 
 def _default(config: RunConfig) -> str:
-    trained = [name for name, model in config.models.items() if isinstance(model, TrainedModel)]
-    return (trained or list(config.models))[0]
+    """Return the model that `train` makes, else that of an arm, else the first."""
+    trained = {name: model for name, model in config.models.items() if isinstance(model, TrainedModel)}
+    main = [name for name, model in trained.items() if model.arm is None]
+    return (main or list(trained) or list(config.models))[0]
 
 
 def _outside(address: str) -> Endpoint:

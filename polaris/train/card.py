@@ -55,9 +55,9 @@ class Facts:
     """What the card is written from.
 
     Attributes:
-        config: the run's configuration; it has a train section.
+        config: the run's configuration; it has the section of this training.
         digest: of the train instance.
-        identity: the train instance's, with `train`, `reward`, `base` and `judge`.
+        identity: the train instance's, with `params`, `train`, `reward`, `base` and `judge`.
         base: the base model's identity, `owner/name@revision` or `sha256:…`.
         judge: the identity of the model that judged.
         caveat: the warning that goes with the judge's scores; None for a judge to be trusted.
@@ -86,10 +86,15 @@ class Facts:
     cost: Mapping[str, float]
 
     @property
+    def arm(self) -> str | None:
+        """The training's name under `arms`; None is `train` itself."""
+        found: str | None = self.identity.get("params", {}).get("arm")
+        return found
+
+    @property
     def train(self) -> TrainConfig:
-        """The train section."""
-        assert self.config.train is not None
-        return self.config.train
+        """The training's section."""
+        return self.config.training(self.arm)
 
     def count(self, name: str) -> str:
         """Return one of the train stage's counts as text."""
@@ -128,6 +133,7 @@ def _what(facts: Facts) -> str:
         ("base model", _code(facts.base)),
         ("method", f"GRPO {how}"),
         ("run", _code(facts.config.run)),
+        *([("arm", _code(facts.arm))] if facts.arm else []),
         ("digest", _code(facts.digest)),
         ("seed", str(facts.config.seed)),
         ("number format", facts.config.dtype(facts.train.base)),
@@ -297,8 +303,11 @@ def _limits(facts: Facts) -> str:
 def _use(facts: Facts) -> str:
     config, thinking = facts.config, facts.config.thinking(facts.train.base)
     targets = [int(pair["target_word_count"]) for pair in facts.split("train")]
-    named = any(isinstance(model, TrainedModel) for model in config.models.values())
+    made = {name: model.arm for name, model in config.models.items() if isinstance(model, TrainedModel)}
+    named = [name for name, arm in made.items() if arm == facts.arm]
     write = f'polaris write "A ferry that runs once a year" --words {max(targets)} --config CONFIG.yaml'
+    if facts.arm and named:
+        write += f" --model {named[0]}"
     drawn = ", ".join(f"{key} {value:g}" for key, value in Sampling().model_dump().items() if value)
     think = (
         f"The model reasons first, and only what follows `{THINK_END}` is the story: leave room for both."

@@ -90,24 +90,25 @@ def keys_of(container):
 
 def test_a_pod_has_the_keys_that_it_uses_and_no_other():
     store = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+    judges = {"GEMINI_API_KEY", "OPENAI_API_KEY"}
     wanted = {
         "orchestrator": store,
         "import-model-0": store | {"HF_TOKEN"},
         "check-needs": store,
-        "check": store | {"OPENAI_API_KEY"},
+        "check": store | judges,
         "serve": store,
         "serve-base": store,
-        "serve-trained": store,
+        "serve-hri": store,
     }
     asks = {
         "data": set(),
-        "train": {"OPENAI_API_KEY"},
-        "generate": {"OPENAI_API_KEY"},
-        "judge": {"OPENAI_API_KEY"},
+        "train": judges,
+        "generate": judges,
+        "judge": judges,
         "evaluate": set(),
         "report": set(),
     }
-    given = "credentials.keys={AWS_ACCESS_KEY_ID,AWS_SECRET_ACCESS_KEY,OPENAI_API_KEY,HF_TOKEN,OTHER}"
+    given = f"credentials.keys={{{','.join([*sorted(store), *sorted(judges), 'HF_TOKEN', 'OTHER'])}}}"
     for where, meta, spec in pods("a100x4", "--set", given):
         for container in containers(spec):
             if container["name"] == "stage":
@@ -188,7 +189,7 @@ def test_a_deployment_starts_slowly_and_stops_gently():
 
 
 def test_the_kubelet_waits_as_long_for_a_model_as_the_run():
-    spec = created(objects("a100x4"))["serve-trained.yaml"]["spec"]["template"]["spec"]
+    spec = created(objects("a100x4"))["serve-hri.yaml"]["spec"]["template"]["spec"]
     probe = spec["containers"][0]["startupProbe"]
     run = yaml.safe_load(config_of(objects("a100x4"))["run.yaml"])
 
@@ -212,13 +213,14 @@ def test_every_served_model_has_a_service_and_a_budget_that_select_it():
 def test_a_model_that_others_serve_has_nothing_here():
     found = objects("a100x4")
 
-    assert "serve-critic.yaml" not in config_of(found)
-    assert not [o for o in found if o["metadata"]["name"] == "polaris-serve-critic"]
+    for name in ("gemini", "gpt"):
+        assert f"serve-{name}.yaml" not in config_of(found)
+        assert not [o for o in found if o["metadata"]["name"] == f"polaris-serve-{name}"]
 
 
 def test_gpus_are_asked_for_and_their_taint_is_put_up_with():
     made = created(objects("a100x4"))
-    for key, gpus in (("stage-train.yaml", 4), ("serve-trained.yaml", 1)):
+    for key, gpus in (("stage-train.yaml", 4), ("serve-hri.yaml", 1)):
         spec = made[key]["spec"]["template"]["spec"]
         resources = spec["containers"][0]["resources"]
         assert resources["requests"]["nvidia.com/gpu"] == resources["limits"]["nvidia.com/gpu"] == str(gpus)

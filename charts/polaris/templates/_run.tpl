@@ -56,10 +56,24 @@ s3://polaris
 {{- with .Values.store.region | default (ternary "us-east-1" "" $inside) }}{{ $_ := set $store "region" . }}{{ end -}}
 {{- $given := pick ($config.store | default dict) "part_mib" "parallel" "retries" -}}
 {{- $_ := set $config "store" (merge $store $given) -}}
-{{- if $config.train }}{{ $_ := set $config.train "nodes" (include "polaris.nodes" . | int) }}{{ end -}}
+{{- $nodes := include "polaris.nodes" . | int -}}
+{{- if $config.train }}{{ $_ := set $config.train "nodes" $nodes }}{{ end -}}
+{{- /* An arm has the machines of `train`; what it repeats of them would contradict a standalone Job, which has one. */ -}}
+{{- range $config.arms }}{{ if eq (int ((. | default dict).nodes)) $nodes }}{{ $_ := unset . "nodes" }}{{ end }}{{ end -}}
 {{- $folders := dict "work_dir" "/scratch/run" "report_file" "/scratch/report.html" -}}
 {{- $_ := set $config "execute" (merge $folders ($config.execute | default dict)) -}}
 {{ toYaml $config }}
+{{- end }}
+
+{{/* Names of the models that judge this run's trainings, as a JSON list. */}}
+{{- define "polaris.trainingJudges" -}}
+{{- $run := include "polaris.run" . | fromYaml -}}
+{{- $models := list -}}
+{{- range $training := prepend (values ($run.arms | default dict)) $run.train -}}
+{{- $judge := ($training | default dict).judge | default ($run.train | default dict).judge -}}
+{{- with get $run.judges ($judge | default "") }}{{ $models = append $models .model }}{{ end -}}
+{{- end -}}
+{{ $models | uniq | sortAlpha | toJson }}
 {{- end }}
 
 {{/* Names of the models that this run serves, as a JSON list. */}}

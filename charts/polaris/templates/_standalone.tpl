@@ -36,6 +36,10 @@ Only models that the run serves get a sidecar.
 {{- /* One pod is one machine; how many there are decides nothing about the artifact's digest. */ -}}
 {{- $env = append $env (dict "name" "POLARIS__TRAIN__NODES" "value" "1") -}}
 {{- end -}}
+{{- if and $train (include "polaris.run" $root | fromYaml).arms -}}
+{{- /* The pod's GPUs and memory are those of one training. */ -}}
+{{- $env = append $env (dict "name" "POLARIS__EXECUTE__PARALLEL" "value" "1") -}}
+{{- end -}}
 {{- $uses := include "polaris.usesOf" .kind | fromJsonArray -}}
 {{- $container := dict "name" "stage" "image" (ternary "train" "tools" $train) "args" (append $only "--no-needs") "env" $env "gpus" (ternary $root.Values.training.gpus 0 $train) "uses" $uses -}}
 {{- $check := dict "name" "check-needs" "image" "tools" "args" (append $only "--check-needs") "env" list -}}
