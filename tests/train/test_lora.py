@@ -1,15 +1,16 @@
 """Adapters: the gradient against a loss by hand, what they are merged into, resuming and the export."""
 
 import contextlib
+import json
 import math
 
 import heavy  # noqa: F401
 import pytest
 import torch
-from fakes import STORIES, invented_judge, metrics, write_job
+from fakes import invented_judge, metrics, write_job
 from models import tiny_model
 from safetensors.torch import load_file
-from test_gradient import WEIGHT, loss_by_hand, second_step  # noqa: F401
+from test_gradient import loss_by_hand, second_step
 from transformers import AutoModelForCausalLM
 
 from polaris.errors import ConfigError
@@ -145,3 +146,73 @@ def test_the_adapters_gradient_is_the_hand_written_losss(tmp_path, base, monkeyp
     apart = torch.stack([(ours[name] - value.grad).norm() for name, value in learn.items()]).norm()
     assert size > 1e-3
     assert apart / size < 1e-5
+
+
+def state(job):
+    return load_file(job.output / "model" / "model.safetensors")
+
+
+def trained(folder, base, **changed):
+    job = write_job(folder, base, **{"max_steps": 3, "lora": LORA} | changed)
+    train(job, load(job.config), StopFlag(), judge=invented_judge)
+    return job
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_resumed_run_exports_the_same_whole_model(tmp_path, tied):
+    base = tiny_model(tmp_path / "base", tied=tied)
+    whole = trained(tmp_path / "whole", base, gradient_checkpointing=True)
+    assert [row["hri/references"] for row in metrics(whole)] == [0, 2, 2]
+    assert all(row["loss"] is not None for row in metrics(whole))
+    first, *_ = complete(whole.checkpoints)
+    assert (first / "adapter_model.safetensors").is_file()
+    assert not (first / "model.safetensors").exists()
+
+    copied = trained(tmp_path / "resumed", base, resume=first, gradient_checkpointing=True)
+    ours, theirs, before = state(copied), state(whole), load_file(base / "model.safetensors")
+    assert ours.keys() == theirs.keys() == before.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    changed = {name for name in before if not torch.equal(ours[name], before[name])}
+    assert changed == {name for name in before if "_proj." in name}
+    assert not list((whole.output / "model").glob("adapter*"))
+
+
+def test_the_export_writes_what_the_adapters_wrote(tmp_path, base):
+    found = {}
+
+    def keep(trainer, *args, **kwargs):
+        ids = torch.tensor([[5, 6, 7, 8]])
+        found["logits"] = trainer.model.eval()(input_ids=ids).logits.detach()
+        found["ids"] = ids
+        return exported(trainer, *args, **kwargs)
+
+    from polaris.train import export
+
+    exported = export.export
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "export", keep)
+        job = trained(tmp_path / "a", base, dtype="bfloat16")
+    written = AutoModelForCausalLM.from_pretrained(job.output / "model", dtype="auto")
+    assert written.dtype == torch.bfloat16
+    untrained = AutoModelForCausalLM.from_pretrained(base)(input_ids=found["ids"]).logits
+    apart = (written.float()(input_ids=found["ids"]).logits - found["logits"]).abs().max()
+    assert apart < 0.02
+    assert (untrained - found["logits"]).abs().max() > 3 * apart
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"quantization_config": {"quant_method": "fp8"}}, "quantization_config fp8, a quantised base"),
+        ({"num_experts": 8}, "num_experts 8, a mixture of experts"),
+        ({"text_config": {"num_local_experts": 4}}, "num_local_experts 4, a mixture of experts"),
+    ],
+)
+def test_what_gets_no_adapters_is_refused(tmp_path, changed, told):
+    base = tiny_model(tmp_path / "base")
+    config = json.loads((base / "config.json").read_text())
+    assert adapters.unfit(config) is None
+    (base / "config.json").write_text(json.dumps(config | changed))
+    job = write_job(tmp_path / "a", base, lora=LORA)
+    with pytest.raises(ConfigError, match=f"train.lora: models.base has {told}.*; name a dense model"):
+        train(job, load(job.config), StopFlag(), judge=invented_judge)
