@@ -34,7 +34,7 @@ def check_disk(subject: Subject) -> Iterator[Finding]:
         yield unchecked("disk", told)
         return
     dtype = subject.config.dtype(train.base)
-    one = checkpoint_bytes(base.parameters, train, dtype)
+    one = checkpoint_bytes(base.shape, base.parameters, train, dtype)
     model = base.parameters.total * (2 if dtype == "bfloat16" else 4)
     need = (KEEP + 1) * one + 2 * model
     told = (

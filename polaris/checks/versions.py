@@ -49,6 +49,8 @@ def _wanted(subject: Subject) -> list[str]:
     wanted = [*TRAINS] if trains else []
     if config.train is not None and not config.train.zero_stage:
         wanted.remove("deepspeed")
+    if config.train is not None and config.train.lora is not None:
+        wanted.append("peft")
     if "vllm" in engines or (config.train is not None and config.train.rollout_engine == "vllm"):
         wanted += SERVES
     return wanted

@@ -67,22 +67,29 @@ def refusal(name: str, found: str, why: str) -> str:
 
 def linear_sizes(shape: Shape) -> list[tuple[int, int, int]]:
     """Return the linear layers that get adapters: inputs, outputs, and how many of that size there are."""
-    hidden, layers = shape.hidden, shape.layers
-    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    found = [(hidden, shape.intermediate, 2 * layers), (shape.intermediate, hidden, layers)]
-    found += [
-        (hidden, queries * (2 if shape.gated else 1), shape.full_layers),
-        (hidden, keys, 2 * shape.full_layers),
-        (queries, hidden, shape.full_layers),
+    kinds = ((False, shape.full_layers), (True, shape.linear_layers))
+    return [
+        (inputs, outputs, each * layers)
+        for linear, layers in kinds
+        if layers
+        for inputs, outputs, each in layer_sizes(shape, linear=linear)
     ]
-    if linear := shape.linear:
-        found += [
-            (hidden, 2 * linear.keys + linear.values, shape.linear_layers),
-            (hidden, linear.values, shape.linear_layers),
-            (hidden, linear.value_heads, 2 * shape.linear_layers),
-            (linear.values, hidden, shape.linear_layers),
+
+
+def layer_sizes(shape: Shape, *, linear: bool) -> list[tuple[int, int, int]]:
+    """Return the same of one layer, with linear attention or with softmax attention."""
+    hidden = shape.hidden
+    block = [(hidden, shape.intermediate, 2), (shape.intermediate, hidden, 1)]
+    if linear and (found := shape.linear):
+        return [
+            *block,
+            (hidden, 2 * found.keys + found.values, 1),
+            (hidden, found.values, 1),
+            (hidden, found.value_heads, 2),
+            (found.values, hidden, 1),
         ]
-    return found
+    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    return [*block, (hidden, queries * (2 if shape.gated else 1), 1), (hidden, keys, 2), (queries, hidden, 1)]
 
 
 def count(shape: Shape, lora: LoraConfig) -> int:

@@ -120,7 +120,9 @@ def test_the_adapters_gradient_is_the_hand_written_losss(tmp_path, base, monkeyp
     settings = {"loss": kind, "hri": hri, "max_steps": 2, "max_grad_norm": 1e9, "lora": LORA}
     job = write_job(tmp_path / "a", base, **settings)
     seen, found = second_step(job, monkeypatch)
-    before = {name.removeprefix("base_model.model."): value.double() for name, value in seen["before"].items()}
+    before = {
+        name.removeprefix("base_model.model."): value.double() for name, value in seen["before"].items()
+    }
     learn = {name: value.clone().requires_grad_() for name, value in before.items() if "lora_" in name}
     assert any((value != 0).any() for name, value in learn.items() if "lora_B" in name)
 
