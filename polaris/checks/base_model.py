@@ -74,11 +74,11 @@ def source_of(config: RunConfig, name: str) -> Source | None:
     return None
 
 
-def find_base(subject: Subject) -> Base | None:
-    """Return the training's base model; None where its config.json is not at hand.
+def config_json(subject: Subject) -> dict[str, Any] | None:
+    """Return the config.json of the training's base model; None where it is not at hand.
 
     Raises:
-        InputError: the config.json is none, or of a kind that is not planned.
+        InputError: it is no JSON object.
 
     """
     train = subject.config.train
@@ -90,9 +90,23 @@ def find_base(subject: Subject) -> Base | None:
         data = source.read(CONFIG)
     else:
         data = None if model.repo is None else hub_config(model.repo)
-    if data is None:
+    return None if data is None else _json(data, f"models.{train.base}: {CONFIG}")
+
+
+def find_base(subject: Subject) -> Base | None:
+    """Return the training's base model; None where its config.json is not at hand.
+
+    Raises:
+        InputError: the config.json is none, or of a kind that is not planned.
+
+    """
+    train = subject.config.train
+    assert train is not None
+    found = config_json(subject)
+    if found is None:
         return None
-    shape = read_shape(_json(data, f"models.{train.base}: {CONFIG}"))
+    shape = read_shape(found)
+    source = source_of(subject.config, train.base)
     parameters = weights_of(source.folder) if source is not None and source.folder is not None else None
     return Base(train.base, shape, parameters or computed(shape))
 
