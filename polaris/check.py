@@ -18,6 +18,7 @@ from polaris.checks.endpoints import check_endpoints
 from polaris.checks.finding import CanI, Check, Finding, Subject, lines
 from polaris.checks.gpus import check_gpus
 from polaris.checks.judges import check_judges
+from polaris.checks.lora import check_lora
 from polaris.checks.memory import check_memory
 from polaris.checks.permissions import check_permissions, of_orchestrator
 from polaris.checks.store import check_store
@@ -32,6 +33,7 @@ CHECKS: dict[str, Check] = {
     "endpoints": check_endpoints,
     "judges": check_judges,
     "gpus": check_gpus,
+    "lora": check_lora,
     "memory": check_memory,
     "disk": check_disk,
     "data": check_data,

@@ -268,6 +268,7 @@ def versions() -> dict[str, str]:
         "trl",
         "vllm",
         "deepspeed",
+        "peft",
         "openai",
         "boto3",
         "numpy",

@@ -75,14 +75,13 @@ def source_of(config: RunConfig, name: str) -> Source | None:
     return None
 
 
-def find_base(subject: Subject, train: TrainConfig | None = None) -> Base | None:
-    """Return a training's base model, by default `train`'s; None where its config.json is not at hand.
+def config_json(subject: Subject, train: TrainConfig) -> dict[str, Any] | None:
+    """Return the config.json of a training's base model; None where it is not at hand.
 
     Raises:
-        InputError: the config.json is none, or of a kind that is not planned.
+        InputError: it is no JSON object.
 
     """
-    train = train or subject.config.training()
     source = source_of(subject.config, train.base)
     model = subject.config.models[train.base]
     assert isinstance(model, CheckpointModel)
@@ -91,9 +90,22 @@ def find_base(subject: Subject, train: TrainConfig | None = None) -> Base | None
     else:
         asked = model.repo is not None and not is_placeholder(model.repo)
         data = hub_config(str(model.repo)) if asked else None
-    if data is None:
+    return None if data is None else _json(data, f"models.{train.base}: {CONFIG}")
+
+
+def find_base(subject: Subject, train: TrainConfig | None = None) -> Base | None:
+    """Return a training's base model, by default `train`'s; None where its config.json is not at hand.
+
+    Raises:
+        InputError: the config.json is none, or of a kind that is not planned.
+
+    """
+    train = train or subject.config.training()
+    found = config_json(subject, train)
+    if found is None:
         return None
-    shape = read_shape(_json(data, f"models.{train.base}: {CONFIG}"))
+    shape = read_shape(found)
+    source = source_of(subject.config, train.base)
     parameters = weights_of(source.folder) if source is not None and source.folder is not None else None
     return Base(train.base, shape, parameters or computed(shape))
 

@@ -82,7 +82,7 @@ class _Need:
 def _need(subject: Subject, train: TrainConfig, base: Base) -> _Need:
     dtype = subject.config.dtype(train.base)
     model = base.parameters.total * (2 if dtype == "bfloat16" else 4)
-    return _Need(train.base, model, checkpoint_bytes(base.parameters, train, dtype))
+    return _Need(train.base, model, checkpoint_bytes(base.shape, base.parameters, train, dtype))
 
 
 def _existing(folder: Path) -> Path:

@@ -49,6 +49,8 @@ def _wanted(subject: Subject) -> list[str]:
     wanted = [*TRAINS] if trainings else []
     if trainings and not any(train.zero_stage for train in trainings):
         wanted.remove("deepspeed")
+    if any(train.lora is not None for train in trainings):
+        wanted.append("peft")
     if "vllm" in engines or any(train.rollout_engine == "vllm" for train in trainings):
         wanted += SERVES
     return wanted

@@ -24,7 +24,7 @@ from polaris.judge.parse import Judgement
 from polaris.judge.score import open_judge
 from polaris.recipe import TrainConfig
 from polaris.storage import open_store
-from polaris.train import references
+from polaris.train import adapters, references
 from polaris.train.agreement import Agreement
 from polaris.train.dataset import training_rows
 from polaris.train.job import COUNTS, Job, judge_endpoint
@@ -32,8 +32,6 @@ from polaris.train.reward import JudgeStory, Reward
 from polaris.train.settings import Hardware, grpo_arguments, order, total_steps
 from polaris.train.trainer import ReferenceTrainer
 
-VISION = {"visual", "vision_tower", "vision_model"}
-"""What a vision tower is called in the names of its parameters."""
 DDP_TIMEOUT_S = 1800
 """Shortest wait in a collective, seconds: torch's own."""
 MARGIN_S = 900.0
@@ -81,6 +79,8 @@ def build(
     hide_rows()
     thinking = config.thinking(settings.base)
     _check(config, settings.base)
+    if settings.lora is not None:
+        adapters.check_base(job.model, settings.base)
     tokenizer = AutoTokenizer.from_pretrained(job.model, padding_side="left", truncation_side="left")
     end, end_id = references.end_token(tokenizer, [{"role": "user", "content": ""}], thinking)
     # A converted tokenizer may name another token; the template's is the one that ends a turn.
@@ -124,6 +124,7 @@ def build(
         args=arguments,
         train_dataset=Dataset.from_list(rows).select(order(len(rows), settings, config.seed)),
         processing_class=tokenizer,
+        peft_config=adapters.peft_config(settings.lora) if settings.lora is not None else None,
     )
     freeze_vision(trainer.model)
     trainer.remove_callback(PrinterCallback)
@@ -149,7 +150,7 @@ def freeze_vision(model: Any) -> int:
     """
     frozen = 0
     for name, parameter in model.named_parameters():
-        if VISION & set(name.split(".")):
+        if not set(adapters.VISION).isdisjoint(name.split(".")):
             parameter.requires_grad_(False)
             frozen += 1
     return frozen

@@ -42,7 +42,7 @@ _ALWAYS = (
     "reward.weights.",
 )
 """Beginnings of settings that are shown even where they are the recipe's."""
-_PACKAGES = ("polaris", "polaris_code", "torch", "transformers", "trl", "vllm", "deepspeed")
+_PACKAGES = ("polaris", "polaris_code", "torch", "transformers", "trl", "peft", "vllm", "deepspeed")
 _MOST_RIGHTS = 300
 """Characters of a book's rights that are shown: some books carry a whole licence there."""
 _MARKUP = re.compile(r"[\\`*_\[\]<>|&~$]")
@@ -132,6 +132,7 @@ def _what(facts: Facts) -> str:
     rows = [
         ("base model", _code(facts.base)),
         ("method", f"GRPO {how}"),
+        *_adapters(facts.train),
         ("run", _code(facts.config.run)),
         *([("arm", _code(facts.arm))] if facts.arm else []),
         ("digest", _code(facts.digest)),
@@ -143,6 +144,13 @@ def _what(facts: Facts) -> str:
         f" [arXiv {PAPER}](https://arxiv.org/abs/{PAPER}). The training wrote this card from its own records."
     )
     return f"# {facts.config.run}\n\n{text}\n\n{_table(('what', 'value'), rows)}"
+
+
+def _adapters(train: TrainConfig) -> list[tuple[str, str]]:
+    if train.lora is None:
+        return []
+    rank, alpha = train.lora.rank, train.lora.alpha
+    return [("adapters", f"LoRA of rank {rank} and alpha {alpha:g}, merged into these weights")]
 
 
 def _training(facts: Facts) -> str:

@@ -13,14 +13,21 @@ _COPIED = ("preprocessor_config.json", "processor_config.json", "video_preproces
 def export(trainer: Any, tokenizer: Any, base: Path, folder: Path, *, dtype: str, end_id: int) -> None:
     """Write weights as `dtype`, tokenizer, chat template and generation config; every process must call it.
 
-    A processor's settings come along, so that whatever loads the base loads this. Modes are 0644:
-    another user's process serves the model.
+    Adapters are merged in fp32 and then rounded once, so that what is written is a whole model. A
+    processor's settings come along, so that whatever loads the base loads this. Modes are 0644: another
+    user's process serves the model.
     """
     import torch
+
+    from polaris.train import adapters
 
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if trainer.accelerator.is_main_process:
         model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
+        if (merged := getattr(model, "peft_config", None)) is not None:
+            ((_, settings),) = merged.items()
+            state = adapters.merged_state(state, settings.lora_alpha / settings.r)
+            model = model.get_base_model()
         wanted = getattr(torch, dtype)
         ends = model.generation_config.eos_token_id
         known = [] if ends is None else ends if isinstance(ends, list) else [ends]

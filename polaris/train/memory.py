@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from polaris.recipe import TrainConfig
+from polaris.train import adapters
 from polaris.train.settings import Hardware
 from polaris.train.shape import Parameters, Shape
 
@@ -127,8 +128,18 @@ class _Work:
 
     @property
     def held(self) -> int:
-        """Bytes of a parameter, and of its gradient."""
+        """Bytes of a parameter of the base model."""
+        return _held(self.train, self.dtype)
+
+    @property
+    def held_trained(self) -> int:
+        """Bytes of a parameter that learns, and of its gradient: adapters are fp32 but under ZeRO."""
         return 2 if Hardware(True, self.dtype).load_dtype(self.stage) == "bfloat16" else 4
+
+    @property
+    def adapters(self) -> int:
+        """Parameters of all adapters."""
+        return adapters.count(self.shape, self.train.lora) if self.train.lora is not None else 0
 
     @property
     def activation(self) -> int:
@@ -162,17 +173,13 @@ def plan(
     """Return what one GPU of `capacity` bytes must hold in each phase of a step.
 
     `dtype` is the base model's, `sleep` whether the engine gives its memory back while it does not write,
-    `trained` the number of parameters that learn: None is the language model whole, a vision tower frozen.
+    `trained` the number of parameters that learn: None is the adapters of `train.lora`, without those the
+    language model whole, a vision tower frozen.
     """
-    work = _Work(
-        shape,
-        parameters,
-        train,
-        dtype,
-        parameters.language if trained is None else trained,
-        sleep,
-        capacity,
-    )
+    if trained is None:
+        whole = parameters.language
+        trained = adapters.count(shape, train.lora) if train.lora is not None else whole
+    work = _Work(shape, parameters, train, dtype, trained, sleep, capacity)
     parts: list[Callable[[_Work], Row | None]] = [
         _weights,
         _gradients,
@@ -181,6 +188,7 @@ def plan(
         _activations,
         _head,
         _rollouts,
+        _merge,
     ]
     rows = [row for part in parts if (row := part(work)) is not None]
     rows.append(_context())
@@ -196,13 +204,17 @@ def _weights(work: _Work) -> Row:
     total, held = work.parameters.total, work.held
     size = total * held / (work.processes if work.stage == 3 else 1)
     shared = f" / {work.processes} GPUs" if work.stage == 3 else ""
-    frozen = f", {_billions(work.parameters.vision)} of them vision" if work.parameters.vision else ""
-    return Row("weights", size, size, size, f"{_billions(total)}{frozen} × {held} B{shared}")
+    vision = f", {_billions(work.parameters.vision)} of them vision" if work.parameters.vision else ""
+    told = f"{_billions(total)}{vision} × {held} B"
+    if work.adapters:
+        size += work.adapters * work.held_trained / (work.processes if work.stage == 3 else 1)
+        told += f", frozen; adapters {_billions(work.adapters)} × {work.held_trained} B"
+    return Row("weights", size, size, size, f"{told}{shared}")
 
 
 def _gradients(work: _Work) -> Row:
-    size = float(work.trained * work.held)
-    told = f"{_billions(work.trained)} learn × {work.held} B"
+    size = float(work.trained * work.held_trained)
+    told = f"{_billions(work.trained)} learn × {work.held_trained} B"
     if work.stage:
         size /= work.processes
         told += f" / {work.processes} GPUs"
@@ -215,7 +227,7 @@ def _gradients(work: _Work) -> Row:
 def _optimiser(work: _Work) -> Row:
     if not work.stage:
         size = 8.0 * work.trained
-        return Row("optimiser", size, size, size, "AdamW: 2 × 4 B; the weights are fp32 themselves")
+        return Row("optimiser", size, size, size, "AdamW: 2 × 4 B; what learns is fp32 itself")
     size = 12.0 * work.trained / work.processes
     told = f"AdamW 2 × 4 B and fp32 master 4 B / {work.processes} GPUs"
     return Row("optimiser", size, size, size, told)
@@ -228,7 +240,7 @@ def _in_flight(work: _Work) -> Row | None:
     largest = work.shape.head
     bucket = min(REDUCE_BUCKET, work.trained)
     if work.stage == 2:
-        backward = (bucket + largest) * work.held
+        backward = (bucket + min(largest, work.trained)) * work.held_trained
         step = 4.0 * work.trained / work.processes
         return Row(
             "ZeRO in flight",
@@ -262,6 +274,12 @@ def _layer(work: _Work, *, linear: bool) -> int:
     """Return the bytes a token that a layer keeps: norms in fp32 too, residuals, MLP, attention."""
     shape, size = work.shape, work.activation
     common = shape.hidden * (4 * size + 2 * 4) + 4 * shape.intermediate * size
+    if work.train.lora is not None:
+        # Each adapter keeps its own input, cast, and the few numbers between its two matrices.
+        common += sum(
+            (inputs + work.train.lora.rank) * times * size
+            for inputs, _, times in adapters.layer_sizes(shape, linear=linear)
+        )
     if linear and (found := shape.linear):
         # Projected, convolved, and inside the kernel queries, keys, values, two transforms and the output.
         return common + (2 * (2 * found.keys + found.values) + 7 * found.values) * size
@@ -274,8 +292,8 @@ def _head(work: _Work) -> Row:
     size = tile + work.tokens * work.shape.hidden * 4
     told = "TRL ≥ 1.15's fused head: fp32 tile"
     if work.head_is_trained:
-        size += work.shape.head * (4 + work.held)
-        told += f", head's gradient in fp32 and × {work.held} B"
+        size += work.shape.head * (4 + work.held_trained)
+        told += f", head's gradient in fp32 and × {work.held_trained} B"
     whole = work.tokens * work.shape.vocabulary * 4 / GB
     return Row("LM head", 0.0, float(size), 0.0, f"{told}; logits whole: {whole:,.1f} GB a copy")
 
@@ -295,6 +313,16 @@ def _rollouts(work: _Work) -> Row:
         rest = min(float(ASLEEP), share)
         return Row("engine", share, rest, rest, f"{told}; asleep it keeps 1 GB (taken)")
     return Row("engine", share, share, share, f"{told}, held all the time: it does not sleep")
+
+
+def _merge(work: _Work) -> Row | None:
+    """Return what merging one matrix for the engine takes: its fp32 copy, what is added, and the sum."""
+    if work.train.lora is None or work.train.rollout_engine != "vllm":
+        return None
+    largest = max(inputs * outputs for inputs, outputs, _ in adapters.linear_sizes(work.shape))
+    size = float(largest * (4 + 4 + work.held))
+    told = f"one matrix at a time, the largest {_billions(largest)}, for the engine: fp32 twice, and the sum"
+    return Row("adapters merged", size, 0.0, 0.0, told)
 
 
 def _engine(work: _Work) -> Engine | None:
@@ -317,11 +345,22 @@ def _row(work: _Work) -> float:
     return float(cache + state)
 
 
-def checkpoint_bytes(parameters: Parameters, train: TrainConfig, dtype: str) -> float:
-    """Return the bytes of one checkpoint on one node: the weights, and its part of the optimiser's state."""
-    held = 2 if Hardware(True, dtype).load_dtype(train.zero_stage) == "bfloat16" else 4
+def checkpoint_bytes(shape: Shape, parameters: Parameters, train: TrainConfig, dtype: str) -> float:
+    """Return the bytes of one checkpoint on one node: the weights, and its part of the optimiser's state.
+
+    With adapters it holds those alone: the base is where it was.
+    """
     state = 12 if train.zero_stage else 8
-    return parameters.total * held + parameters.language * state / (train.nodes if train.zero_stage else 1)
+    shared = train.nodes if train.zero_stage else 1
+    if train.lora is not None:
+        learn = adapters.count(shape, train.lora)
+        return 4.0 * learn + learn * state / shared
+    return parameters.total * _held(train, dtype) + parameters.language * state / shared
+
+
+def _held(train: TrainConfig, dtype: str) -> int:
+    frozen = train.lora is not None
+    return 2 if Hardware(True, dtype).load_dtype(train.zero_stage, frozen=frozen) == "bfloat16" else 4
 
 
 def _billions(count: int) -> str:

@@ -28,13 +28,14 @@ class Hardware:
         """Whether matrices are multiplied in bf16; a CPU has no fast bf16 and its engine runs in fp32."""
         return self.cuda and self.dtype == "bfloat16"
 
-    def load_dtype(self, zero_stage: int) -> str:
+    def load_dtype(self, zero_stage: int, *, frozen: bool = False) -> str:
         """Return the format in which parameters are held.
 
         ZeRO keeps fp32 masters of bf16 parameters. Plain AdamW has none, and at a learning rate of 1e-6
-        bf16 parameters would round every update away; so there they are fp32, under autocast.
+        bf16 parameters would round every update away; so there they are fp32, under autocast. `frozen` ones,
+        those beside adapters, get no update.
         """
-        return "bfloat16" if self.mixed and zero_stage > 0 else "float32"
+        return "bfloat16" if self.mixed and (frozen or zero_stage > 0) else "float32"
 
 
 def steps_per_epoch(prompts: int, train: TrainConfig) -> int:
@@ -136,7 +137,7 @@ def grpo_arguments(
         "gradient_checkpointing": train.gradient_checkpointing,
         "bf16": hardware.mixed,
         "use_cpu": not hardware.cuda,
-        "model_init_kwargs": {"dtype": hardware.load_dtype(train.zero_stage)},
+        "model_init_kwargs": {"dtype": hardware.load_dtype(train.zero_stage, frozen=train.lora is not None)},
         "seed": seed,
         "save_strategy": "steps",
         "save_steps": train.save_steps,

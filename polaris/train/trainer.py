@@ -20,7 +20,7 @@ from trl.models.utils import disable_gradient_checkpointing
 from polaris.errors import ConfigError, GuardError
 from polaris.recipe import HRIConfig, Loss
 from polaris.runtime import get_logger
-from polaris.train import parity, references
+from polaris.train import adapters, parity, references
 
 log = get_logger("train")
 
@@ -66,11 +66,26 @@ class ReferenceTrainer(GRPOTrainer):  # type: ignore[misc]
         super().__init__(**rest)
         if self.tools or self.environments or self.rollout_func or len(self.reward_funcs) != 1:
             raise ConfigError("the trainer takes one reward function, no tools, environments or rollout_func")
+        if rest.get("peft_config") is not None:
+            self._prepare_adapters()
         if self.use_vllm:
             # vLLM seeds every generator of the process with a constant when it starts.
             set_seed(self.args.seed, device_specific=True)
             if self.args.vllm_enable_sleep_mode:
                 self._compare_before_sleep(self.vllm_generation.llm)
+
+    def _prepare_adapters(self) -> None:
+        """Draw the first adapters by the seed alone, and have the engine sent weights without merging them.
+
+        TRL's sync merges adapters into the base and takes them away again, which a bfloat16 base does not
+        survive unchanged, and it gathers a sharded model whole.
+        """
+        adapters.initialise(self.model, self.args.seed)
+        if self.use_vllm:
+            engine = self.vllm_generation
+            engine._iter_named_params = lambda: adapters.merged_parameters(
+                self.model, engine._dist.gather_params
+            )
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if not self.model.training:

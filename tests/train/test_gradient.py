@@ -36,7 +36,7 @@ class Keep(TrainerCallback):
         self.gradients = {}
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **_):
-        self.gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+        self.gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
 
 
 def second_step(job, monkeypatch):
