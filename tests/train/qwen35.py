@@ -1,7 +1,8 @@
-"""Sizes of Qwen/Qwen3.5-9B, as its model card gives them: what the paper's memory is planned from."""
+"""Sizes of Qwen/Qwen3.5-9B as its model card gives them, which the paper's memory is planned from; and a tiny one."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 CONFIG: dict[str, Any] = {
@@ -31,3 +32,34 @@ CONFIG: dict[str, Any] = {
         "spatial_merge_size": 2,
     },
 }
+
+
+def tiny_qwen35(folder: Path, *, seed: int = 0) -> Path:
+    """Write a random text-only Qwen3.5 of both kinds of layers, with the smallest heads that vLLM's CPU kernels take."""
+    import torch
+    from models import tiny_tokenizer
+    from transformers import Qwen3_5ForCausalLM, Qwen3_5TextConfig
+
+    tokenizer = tiny_tokenizer()
+    torch.manual_seed(seed)
+    config = Qwen3_5TextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=64,
+        linear_num_key_heads=2,
+        linear_num_value_heads=2,
+        linear_key_head_dim=128,
+        linear_value_head_dim=128,
+        layer_types=["linear_attention", "full_attention"] * 2,
+        max_position_embeddings=1024,
+        tie_word_embeddings=False,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    Qwen3_5ForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
