@@ -23,7 +23,9 @@ CPU = torch.device("cpu")
 
 # In a process of its own: the engine takes hold of the whole process, and torchvision is only there.
 PROGRAM = """
-import json, sys
+import json
+from vision import import_torchvision, register_qwen35
+import_torchvision()
 from fakes import invented_judge
 from polaris.load import load
 from polaris.runtime import StopFlag
@@ -44,8 +46,7 @@ def look(trainer, tokenizer, *args, **kwargs):
 
 export.export = look
 train(job, load(job.config), StopFlag(), judge=invented_judge)
-from vision import know_qwen35
-know_qwen35()
+register_qwen35()
 from vllm import LLM
 # Its linear attention has no other kernel on a CPU.
 engine = LLM(str(job.output / "model"), dtype="bfloat16", enforce_eager=True, max_model_len=512)

@@ -1,4 +1,4 @@
-"""The folder of `make tools` with torchvision in it in; vLLM's Qwen3.5 importable in this process out.
+"""The folder of `make tools` with torchvision in it in; vLLM's Qwen3.5 in this process out.
 
 vLLM imports torchvision for Qwen3.5, also where there is only text, while its CPU build breaks if torchvision lies
 beside it. So it lies in a folder of its own, which a test's process alone puts on its path. Its compiled
@@ -26,8 +26,8 @@ def vision_folder() -> Path | None:
     return found if found is not None and found.is_dir() else None
 
 
-def know_qwen35() -> None:
-    """Import vLLM's Qwen3.5 and register the class: by its name vLLM would look at it in another process."""
+def import_torchvision() -> None:
+    """Import it from the path, before anything that would; without this, "operator torchvision::nms does not exist"."""
     import torch.library
 
     register = torch.library.register_fake
@@ -39,8 +39,16 @@ def know_qwen35() -> None:
 
     torch.library.register_fake = skipping
     try:
-        from vllm import ModelRegistry
-        from vllm.model_executor.models.qwen3_5 import Qwen3_5ForCausalLM
+        import torchvision
+
+        assert torchvision
     finally:
         torch.library.register_fake = register
+
+
+def register_qwen35() -> None:
+    """Give vLLM its class for a text-only Qwen3.5: by its name alone it would look at it in another process."""
+    from vllm import ModelRegistry
+    from vllm.model_executor.models.qwen3_5 import Qwen3_5ForCausalLM
+
     ModelRegistry.register_model("Qwen3_5ForCausalLM", Qwen3_5ForCausalLM)
