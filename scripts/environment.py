@@ -4,8 +4,8 @@ Layers, so that the 3 GB are installed once a machine and a checkout's part take
 
 - `CACHE/venv-KEY`: the CPU stack of requirements/cpu.txt;
 - `CACHE/tools-KEY`: what requirements/test.txt adds (with `--tools` only);
-- `CACHE/vision-KEY`: torchvision, of requirements/vision.txt, in a folder that only some tests put on their path
-  (with `--tools` only): in the stack it would break vLLM;
+- `CACHE/vision-KEY`: what requirements/vision.txt adds, which in the stack would break vLLM: a folder that
+  only some tests put on their path (with `--tools` only);
 - `.venv`: an empty environment with this checkout's polaris, which sees the first two through a .pth file.
 
 A shared layer never changes once it has its name: it is built beside it and renamed, and KEY hashes what

@@ -84,17 +84,28 @@ def find_base(subject: Subject) -> Base | None:
     train = subject.config.train
     assert train is not None
     source = source_of(subject.config, train.base)
-    model = subject.config.models[train.base]
+    data = config_json(subject.config, train.base)
+    if data is None:
+        return None
+    shape = read_shape(data)
+    parameters = weights_of(source.folder) if source is not None and source.folder is not None else None
+    return Base(train.base, shape, parameters or computed(shape))
+
+
+def config_json(config: RunConfig, name: str) -> dict[str, Any] | None:
+    """Return a checkpoint model's config.json, None where it is not at hand.
+
+    Raises:
+        InputError: it is no JSON object.
+
+    """
+    source, model = source_of(config, name), config.models[name]
     assert isinstance(model, CheckpointModel)
     if source is not None:
         data = source.read(CONFIG)
     else:
         data = None if model.repo is None else hub_config(model.repo)
-    if data is None:
-        return None
-    shape = read_shape(_json(data, f"models.{train.base}: {CONFIG}"))
-    parameters = weights_of(source.folder) if source is not None and source.folder is not None else None
-    return Base(train.base, shape, parameters or computed(shape))
+    return None if data is None else _json(data, f"models.{name}: {CONFIG}")
 
 
 def weights_of(folder: Path) -> Parameters | None:

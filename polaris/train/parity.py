@@ -1,4 +1,4 @@
-"""The trainer's model and its colocated engine in, the difference of their log-probabilities out; of padding's too.
+"""The trainer's model and its engine in, the difference of their log-probabilities out, and that of padding.
 
 A weight sync that silently does nothing leaves the engine writing with old weights, and training then
 teaches from stories the policy did not write. One fixed text, scored by both, shows it at once.
@@ -16,7 +16,7 @@ PROBE = (
 )
 """The fixed text; any would do."""
 PADDING = 16
-"""Padding tokens before the text, at most: more than any convolution of a linear-attention layer reaches back."""
+"""Most padding before the text, tokens: more than a linear-attention layer's convolution reaches back."""
 
 
 def probe_ids(tokenizer: Any) -> list[int]:

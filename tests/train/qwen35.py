@@ -1,4 +1,4 @@
-"""Sizes of Qwen/Qwen3.5-9B as its model card gives them, which the paper's memory is planned from; and a tiny one."""
+"""Sizes of Qwen/Qwen3.5-9B, as its model card gives them, to plan memory from; and a tiny random Qwen3.5."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CONFIG: dict[str, Any] = {
 
 
 def tiny_qwen35(folder: Path, *, seed: int = 0) -> Path:
-    """Write a random text-only Qwen3.5 of both kinds of layers, with the smallest heads that vLLM's CPU kernels take."""
+    """Write a random text-only Qwen3.5 with both kinds of layers, heads as small as vLLM takes."""
     import torch
     from models import tiny_tokenizer
     from transformers import Qwen3_5ForCausalLM, Qwen3_5TextConfig

@@ -1,9 +1,9 @@
 """The folder of `make tools` with torchvision in it in; vLLM's Qwen3.5 in this process out.
 
-vLLM imports torchvision for Qwen3.5, also where there is only text, while its CPU build breaks if torchvision lies
-beside it. So it lies in a folder of its own, which a test's process alone puts on its path. Its compiled
-operators are of another build of torch and do not load: no text needs them, and their shape functions,
-which the import would register, are skipped. Everything else of it is the real package.
+vLLM imports torchvision for Qwen3.5, also where there is only text, while its CPU build breaks if
+torchvision lies beside it. So it lies in a folder of its own, which a test's process alone puts on its path.
+Its compiled operators are of another build of torch and do not load: no text needs them, and their shape
+functions, which the import would register, are skipped. Everything else of it is the real package.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def vision_folder() -> Path | None:
 
 
 def import_torchvision() -> None:
-    """Import it from the path, before anything that would; without this, "operator torchvision::nms does not exist"."""
+    """Import it before others do, who would meet "operator torchvision::nms does not exist"."""
     import torch.library
 
     register = torch.library.register_fake
@@ -47,7 +47,7 @@ def import_torchvision() -> None:
 
 
 def register_qwen35() -> None:
-    """Give vLLM its class for a text-only Qwen3.5: by its name alone it would look at it in another process."""
+    """Give vLLM its text-only Qwen3.5 as a class: one that it knows by name it looks at in another process."""
     from vllm import ModelRegistry
     from vllm.model_executor.models.qwen3_5 import Qwen3_5ForCausalLM
 
