@@ -1,4 +1,4 @@
-"""`polaris check --parity`: trainer, engine and padded rows of a real or tiny model give one text the same."""
+"""`polaris check --parity`: trainer, engine and padded rows of a model give one text the same figures."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_unasked_it_says_how_to_ask_and_loads_nothing(
     assert all("`--parity` loads models.base" in one.fix for one in found)
     assert "above train.engine_max_difference 0.25" in found[0].detail
     # Without linear attention, or an engine, there is less to fear.
-    plain = {**CONFIG["text_config"], "linear_num_value_heads": None, "full_attention_interval": None}
+    plain = {**CONFIG["text_config"], "layer_types": ["full_attention"] * 32}
     (tmp_path / "base" / "config.json").write_text(json.dumps(plain))
     assert not list(
         check_parity(subject(tmp_path, tmp_path / "base", asked=False, rollout_engine="transformers"))

@@ -47,7 +47,7 @@ def import_torchvision() -> None:
 
 
 def register_qwen35() -> None:
-    """Give vLLM its text-only Qwen3.5 as a class: one that it knows by name it looks at in another process."""
+    """Give vLLM its text-only Qwen3.5 as a class: by its name it would look in another process."""
     from vllm import ModelRegistry
     from vllm.model_executor.models.qwen3_5 import Qwen3_5ForCausalLM
 
