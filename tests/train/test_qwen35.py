@@ -12,7 +12,7 @@ import pytest
 import torch
 from fakes import write_job
 from models import tiny_tokenizer
-from qwen35 import tiny_qwen35
+from qwen35 import tiny_qwen35, tiny_seeing_qwen35
 from transformers import AutoModelForCausalLM
 from vision import vision_folder
 
@@ -65,6 +65,11 @@ def test_padded_and_unpadded_rows_have_the_same_logprobs(base):
     assert set(model.config.layer_types) == {"linear_attention", "full_attention"}
     ids = parity.probe_ids(tiny_tokenizer())
     assert parity.padding_difference(model, ids, CPU) < 1e-5
+
+
+def test_so_have_those_of_the_hubs_class():
+    ids = parity.probe_ids(tiny_tokenizer())
+    assert parity.padding_difference(tiny_seeing_qwen35(), ids, CPU) < 1e-5
 
 
 def test_a_model_that_does_not_hide_its_padding_is_told(base):
