@@ -20,6 +20,7 @@ from polaris.checks.gpus import check_gpus
 from polaris.checks.judges import check_judges
 from polaris.checks.lora import check_lora
 from polaris.checks.memory import check_memory
+from polaris.checks.parity import check_parity
 from polaris.checks.permissions import check_permissions, of_orchestrator
 from polaris.checks.store import check_store
 from polaris.checks.versions import check_versions
@@ -37,17 +38,23 @@ CHECKS: dict[str, Check] = {
     "memory": check_memory,
     "disk": check_disk,
     "data": check_data,
+    "parity": check_parity,
     "plan": check_plan,
 }
 """A check's name → the check, in the order in which they run: hashing a model's folder may take minutes."""
 
 
 def check(
-    path: Path, can_i: CanI | None = None, *, ask: bool = False, gpu_bytes: float | None = None
+    path: Path,
+    can_i: CanI | None = None,
+    *,
+    ask: bool = False,
+    gpu_bytes: float | None = None,
+    parity: bool = False,
 ) -> Iterator[Finding]:
     """Run every check; a configuration that cannot be read leaves only the cluster's permissions to ask for.
 
-    Each line of an error is a finding of its own. `ask` and `gpu_bytes` are a `Subject`'s.
+    Each line of an error is a finding of its own. `ask`, `gpu_bytes` and `parity` are a `Subject`'s.
     """
     try:
         config = load(path)
@@ -57,7 +64,7 @@ def check(
             yield from _told("permissions", of_orchestrator(can_i))
         return
     yield Finding("ok", "configuration", f"run {config.run}: nothing wrong in {path}")
-    subject = Subject(path, config, can_i, ask, gpu_bytes)
+    subject = Subject(path, config, can_i, ask, gpu_bytes, parity)
     for what, one in CHECKS.items():
         yield from _told(what, one(subject))
 

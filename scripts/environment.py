@@ -1,10 +1,12 @@
 """Takes the lock files; gives `.venv`, this checkout's Python, on top of environments shared in the cache.
 
-Three layers, so that the 3 GB are installed once a machine and a checkout's part takes seconds:
+Layers, so that the 3 GB are installed once a machine and a checkout's part takes seconds:
 
 - `CACHE/venv-KEY`: the CPU stack of requirements/cpu.txt;
 - `CACHE/tools-KEY`: what requirements/test.txt adds (with `--tools` only);
-- `.venv`: an empty environment with this checkout's polaris, which sees the two others through a .pth file.
+- `CACHE/vision-KEY`: what requirements/vision.txt adds, which in the stack would break vLLM: a folder that
+  only some tests put on their path (with `--tools` only);
+- `.venv`: an empty environment with this checkout's polaris, which sees the first two through a .pth file.
 
 A shared layer never changes once it has its name: it is built beside it and renamed, and KEY hashes what
 decides its content. The standard library is all this file may use, for it runs before anything is installed.
@@ -24,7 +26,8 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO
@@ -35,7 +38,9 @@ FORMAT = "1"  # raise it when the steps below change what they install
 ROOT = Path(__file__).resolve().parent.parent
 CPU_LOCK = ROOT / "requirements" / "cpu.txt"
 TEST_LOCK = ROOT / "requirements" / "test.txt"
+VISION_LOCK = ROOT / "requirements" / "vision.txt"
 STAMP = "polaris-environment.json"
+LAYERS = ("venv", "tools", "vision")
 SPACE = 5 * 10**9  # bytes: 3 GB installed, and what pip unpacks meanwhile
 # vLLM publishes its CPU build for these machines; llguidance's wheels need this C library.
 MACHINES = ("x86_64", "aarch64")
@@ -59,16 +64,18 @@ def main() -> int:
         cache = cache_folder()
         check_platform()
         stack = cache / f"venv-{key(CPU_LOCK)}"
-        tools = cache / f"tools-{key(CPU_LOCK, TEST_LOCK)}"
+        tools, vision = cache / f"tools-{key(CPU_LOCK, TEST_LOCK)}", vision_folder(cache)
         if options.prune:
-            return prune(cache, keep={stack, tools})
+            return prune(cache, keep={stack, tools, vision})
         check_system(need_pip=not stack.exists())
-        if not (stack.exists() and (tools.exists() or not options.tools)):
+        builds: dict[Path, Callable[[Path], None]] = {stack: build_stack}
+        if options.tools:
+            builds |= {tools: partial(build_tools, stack=stack), vision: partial(build_vision, stack=stack)}
+        if not all(map(Path.exists, builds)):
             with lock(cache / "setup.lock"):
-                if not stack.exists():
-                    build_stack(stack)
-                if options.tools and not tools.exists():
-                    build_tools(tools, stack)
+                for final, build in builds.items():
+                    if not final.exists():
+                        build(final)
         link_checkout(ROOT / ".venv", stack, tools, want_tools=options.tools)
     except SetupError as error:
         print(f"setup: {error}", file=sys.stderr)
@@ -247,6 +254,23 @@ def build_tools(final: Path, stack: Path) -> None:
         settle(temporary, final)
 
 
+def vision_folder(cache: Path) -> Path:
+    """Name the folder that holds torchvision."""
+    return cache / f"vision-{key(VISION_LOCK)}"
+
+
+def build_vision(final: Path, stack: Path) -> None:
+    """Install what requirements/vision.txt adds to the stack into a folder named `final`, no environment."""
+    have = pins(CPU_LOCK)
+    wanted = [line for name, line in pins(VISION_LOCK).items() if name not in have]
+    print(f"setup: installing {len(wanted)} package for tests of vision models into {final}", flush=True)
+    with building(final) as temporary, (final.parent / "setup.log").open("wb") as log:
+        pip = [str(stack / "bin" / "python"), "-m", "pip"]
+        install = [*pip, "install", "--no-deps", "--no-compile", "--target", str(temporary), *wanted]
+        follow(install, "packages", log)
+        temporary.rename(final)
+
+
 def compile_all(environment: Path, log: BinaryIO) -> None:
     """Compile every module but the packages' own tests, on all cores.
 
@@ -278,7 +302,8 @@ def settle(temporary: Path, final: Path) -> None:
 def prune(cache: Path, keep: set[Path]) -> int:
     """Remove the shared layers not in `keep`."""
     with lock(cache / "setup.lock"):
-        for path in sorted([*cache.glob("venv-????????????*"), *cache.glob("tools-????????????*")]):
+        layers = [path for kind in LAYERS for path in cache.glob(f"{kind}-????????????*")]
+        for path in sorted(layers):
             if path not in keep:
                 print(f"setup: removing {path}", flush=True)
                 shutil.rmtree(path)

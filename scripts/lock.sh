@@ -27,6 +27,11 @@ lock() {
 }
 
 lock test --allow-unsafe
+echo "lock: resolving requirements/vision.txt"
+vision() {
+    compile --unsafe-package torch "$@" --output-file requirements/vision.txt requirements/vision.in
+}
+vision 2>/dev/null || vision --extra-index-url "$POLARIS_TORCH_INDEX"
 lock cluster
 # The images' locks. Those of serve and train are for CUDA, whose packages need no CUDA to be resolved.
 lock build --allow-unsafe

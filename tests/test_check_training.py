@@ -166,8 +166,7 @@ def test_gpus_are_counted(
     assert (found[0].what, found[0].state) == ("gpus", state)
     assert told in found[0].detail
     assert state != "failed" or found[0].fix.startswith("set train.processes")
-    assert [one.what for one in found[1:]] == ["engine and trainer", "padding"]
-    assert all("not checked here: " in one.detail for one in found[1:])
+    assert len(found) == 1
 
 
 def test_the_disk_holds_what_a_training_keeps(

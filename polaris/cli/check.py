@@ -29,6 +29,14 @@ def check(
     ask: Annotated[
         bool, typer.Option("--ask", help="Have each judge of others judge one short story: paid calls.")
     ] = False,
+    parity: Annotated[
+        bool,
+        typer.Option(
+            "--parity",
+            help="Load the models to train and compare the log-probabilities that trainer and engine give one"
+            " text, padded too: minutes for a large model.",
+        ),
+    ] = False,
     gpu_gb: Annotated[
         float | None,
         typer.Option("--gpu-gb", min=1, help="Memory of the GPUs to train on, if they are not these, GB."),
@@ -54,7 +62,7 @@ def check(
             raise ConfigError("--cluster: this is no pod; leave it out here, `helm test` runs it in one")
         can_i = in_cluster_can_i(namespace)
     failed = False
-    for finding in check_all(config, can_i, ask=ask, gpu_bytes=gpu_gb and gpu_gb * 1e9):
+    for finding in check_all(config, can_i, ask=ask, gpu_bytes=gpu_gb and gpu_gb * 1e9, parity=parity):
         failed |= finding.state == "failed"
         _show(finding)
     if failed:

@@ -1,4 +1,4 @@
-"""The trainer's model and its colocated engine in, the difference of their log-probabilities out.
+"""The trainer's model and its engine in, the difference of their log-probabilities out, and that of padding.
 
 A weight sync that silently does nothing leaves the engine writing with old weights, and training then
 teaches from stories the policy did not write. One fixed text, scored by both, shows it at once.
@@ -15,6 +15,8 @@ PROBE = (
     " nobody aboard, when the customs man asked them, could agree on which of the nine had never been there."
 )
 """The fixed text; any would do."""
+PADDING = 16
+"""Most padding before the text, tokens: more than a linear-attention layer's convolution reaches back."""
 
 
 def probe_ids(tokenizer: Any) -> list[int]:
@@ -29,15 +31,38 @@ def trainer_logprobs(model: Any, ids: list[int], device: torch.device) -> torch.
     Collective where parameters are sharded: every process must call it.
     """
     tokens = torch.tensor([ids], device=device)
+    return _logprobs(model, tokens, torch.ones_like(tokens))[0]
+
+
+def padding_difference(model: Any, ids: list[int], device: torch.device) -> float:
+    """Return max |Δ log-probability| of `ids` between a row of its own and the same row padded on the left.
+
+    Padded alone, as where a micro-batch holds one row, and beside a longer row: linear attention must keep
+    padding out of its state in both. Position ids are left to the model, as TRL leaves them. At least two
+    ids; collective where parameters are sharded. Infinite if there is a NaN.
+    """
+    alone = trainer_logprobs(model, ids, device)
+    longer = ids[:PADDING] + ids
+    count = len(longer) - len(ids)
+    # Any token pads, for the mask hides it; one of the text's own shows best where it does not.
+    tokens = torch.tensor([[ids[0]] * count + ids, longer], device=device)
+    mask = torch.ones_like(tokens)
+    mask[0, :count] = 0
+    found = [_logprobs(model, tokens[:rows], mask[:rows])[0, count:] for rows in (1, 2)]
+    return max(largest_difference(alone, padded) for padded in found)
+
+
+def _logprobs(model: Any, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return (B, T − 1) fp32 log-probabilities of `tokens`, (B, T), on the CPU."""
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            logits = model(input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=False).logits
+            logits = model(input_ids=tokens, attention_mask=mask, use_cache=False).logits
     finally:
         model.train(was_training)
-    scores = logits[0, :-1].float().log_softmax(dim=-1)
-    return scores.gather(1, tokens[0, 1:, None]).squeeze(1).cpu()
+    scores = logits[:, :-1].float().log_softmax(dim=-1)
+    return scores.gather(2, tokens[:, 1:, None]).squeeze(2).cpu()
 
 
 def engine_logprobs(llm: Any, ids: list[int]) -> torch.Tensor:

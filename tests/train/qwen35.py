@@ -1,7 +1,8 @@
-"""Sizes of Qwen/Qwen3.5-9B and -2B, as their model cards give them: what memory is planned from."""
+"""Sizes of Qwen/Qwen3.5-9B and -2B, as their model cards give them, to plan memory from; a tiny random one."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 CONFIG: dict[str, Any] = {
@@ -60,3 +61,65 @@ CONFIG_2B: dict[str, Any] = {
         "spatial_merge_size": 2,
     },
 }
+
+TINY: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 2,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
+    "layer_types": ["linear_attention", "full_attention"] * 2,
+    "max_position_embeddings": 1024,
+    "tie_word_embeddings": False,
+}
+"""Sizes of both kinds of layers, with heads as small as vLLM's CPU kernels take."""
+
+
+def tiny_qwen35(folder: Path, *, seed: int = 0) -> Path:
+    """Write a random text-only model and its tokenizer."""
+    import torch
+    from models import tiny_tokenizer
+    from transformers import Qwen3_5ForCausalLM, Qwen3_5TextConfig
+
+    tokenizer = tiny_tokenizer()
+    torch.manual_seed(seed)
+    config = Qwen3_5TextConfig(
+        vocab_size=len(tokenizer),
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **TINY,
+    )
+    Qwen3_5ForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def tiny_seeing_qwen35(*, seed: int = 0) -> Any:
+    """Return a random model of the hub's class, vision tower included; it places tokens in another way."""
+    import torch
+    from models import tiny_tokenizer
+    from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration
+
+    torch.manual_seed(seed)
+    rope = {
+        "rope_type": "default",
+        "rope_theta": 10000.0,
+        "partial_rotary_factor": 0.25,
+        "mrope_section": [3, 3, 2],
+        "mrope_interleaved": True,
+    }
+    vision = {
+        "depth": 1,
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_heads": 2,
+        "out_hidden_size": TINY["hidden_size"],
+        "num_position_embeddings": 16,
+    }
+    text = TINY | {"vocab_size": len(tiny_tokenizer()), "rope_parameters": rope}
+    return Qwen3_5ForConditionalGeneration(Qwen3_5Config(text_config=text, vision_config=vision))
