@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from rich.console import Console
 from rich.table import Table
 
-from polaris.artifact import Artifact, Manifest
 from polaris.cli.live import brief_counts
+from polaris.cli.pages import save_report
 from polaris.errors import MEANING
 from polaris.execute.lease import is_held
 from polaris.run import Run
@@ -79,19 +79,6 @@ def print_summary(run: Run, selected: set[str], reasons: dict[str, str]) -> None
         manifest = run.manifest(name) if name in selected and instance.kind == "report" else None
         if manifest:
             console.print(f"Report: {save_report(run, manifest)}", soft_wrap=True)
-
-
-def save_report(run: Run, manifest: Manifest) -> str:
-    """Write a report page to where the configuration says, an evaluation's own beside it; return the path."""
-    path = run.config.execute.report_file
-    _, _, evaluation = manifest.instance.partition(".")
-    if evaluation:
-        path = path.with_name(f"{path.stem}-{evaluation}{path.suffix}")
-    data = Artifact(run.store, manifest).read("report.html")
-    if not path.is_file() or path.read_bytes() != data:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    return str(path)
 
 
 def _table(run: Run, found: list[Row]) -> Table:

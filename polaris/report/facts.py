@@ -207,8 +207,10 @@ def _books(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _totals(manifests: Sequence[Manifest], going: Iterable[Records]) -> dict[str, float]:
     """Return what all stages took; a training that goes on counts with what it has paid."""
-    costs = [*(manifest.cost for manifest in manifests), *(records.cost for records in going)]
-    found: dict[str, float] = {"seconds": sum(manifest.seconds for manifest in manifests)}
+    trainings = list(going)
+    costs = [found.cost for found in (*manifests, *trainings)]
+    times = [found.seconds or 0.0 for found in (*manifests, *trainings)]
+    found: dict[str, float] = {"seconds": sum(times)}
     for key in COSTS:
         found[key] = sum(cost.get(key, 0) for cost in costs)
     return found

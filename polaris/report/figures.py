@@ -16,6 +16,7 @@ from polaris.report.plots import (
 
 Facts = Mapping[str, Any]
 
+
 def evaluation_figures(evaluation: Facts, colours: Mapping[str, int]) -> dict[str, str | None]:
     """Return an evaluation's drawings by name: those of its kind."""
     return (_length if evaluation["kind"] == "length" else _quality)(evaluation, colours)

@@ -304,7 +304,11 @@ def _line(axes: Any, steps: Sequence[float], line: Line, log: bool) -> None:
         high = [value + half for value, half in zip(values, spread, strict=True)]
         axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
     few = len(steps) <= 40
-    drawn: dict[str, Any] = {"linewidth": 1.8 if few else 1.2, "marker": "o" if few else "", "markersize": 3.2}
+    drawn: dict[str, Any] = {
+        "linewidth": 1.8 if few else 1.2,
+        "marker": "o" if few else "",
+        "markersize": 3.2,
+    }
     if line.marked:
         # A validation that was not reached, or failed, must not break the line that joins its neighbours.
         known = [number for number, value in enumerate(values) if math.isfinite(value)]

@@ -1,4 +1,4 @@
-"""A finished training's artifact, or the progress of one that goes on, in; its records out, as far as they go.
+"""A finished training's artifact, or the progress of one that goes on, in; its records out, as far as any.
 
 Whatever an older artifact lacks, or a training has not written yet, is empty here and no error.
 """
@@ -67,9 +67,7 @@ def of_progress(progress: Progress) -> Records:
     return _records(names, progress.get, None)
 
 
-def _records(
-    names: Iterable[str], read: Callable[[str], bytes | None], artifact: Artifact | None
-) -> Records:
+def _records(names: Iterable[str], read: Callable[[str], bytes | None], artifact: Artifact | None) -> Records:
     metrics = to_rows(read(METRICS) or b"", METRICS)
     validation = to_rows(read(VALIDATION) or b"", VALIDATION)
     steps = {int(match[1]): name for name in names if (match := _SAMPLES.match(name))}

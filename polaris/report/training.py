@@ -1,4 +1,4 @@
-"""A training's records in, its series, its validations and what it took out; nothing is smoothed or filled in."""
+"""A training's records in, its series, validations and costs out; nothing is smoothed or filled in."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ def training_facts(
     judge_identity, pairs, prompts_per_step, group_size, hri_weight, engine_limit, finished, planned (steps),
     steps (the step numbers), series, summary (the reward's mean over the first and last tenth of the steps;
     sums of calls, failures and seconds), validation (`steps` and `series`; None without any), samples,
-    forecast (None without any), took (steps, calls, usd, hours), lost (steps, calls, usd; None for nothing).
+    forecast (None without any), took (steps, calls, usd, hours), cost (as in a manifest), seconds, lost
+    (steps, calls, usd; None for nothing).
     """
     train = config.training(arm)
     steps, series = _series(records.metrics)
@@ -54,6 +55,7 @@ def training_facts(
         "judge_identity": identities.get(config.judges[train.judge].model),
         "pairs": pairs,
         "prompts_per_step": train.prompts_per_step,
+        "rows_per_step": train.rows_per_step,
         "group_size": train.group_size,
         "hri_weight": train.hri.max_weight,
         "engine_limit": train.engine_max_difference,
@@ -71,6 +73,8 @@ def training_facts(
             "usd": records.cost.get("usd"),
             "hours": None if records.seconds is None else records.seconds / 3600,
         },
+        "cost": dict(records.cost),
+        "seconds": records.seconds,
         "lost": _lost(records),
     }
 
@@ -78,9 +82,7 @@ def training_facts(
 def models_of(config: RunConfig, arm: str | None) -> list[str]:
     """Return the models that a training makes."""
     return [
-        name
-        for name, model in config.models.items()
-        if isinstance(model, TrainedModel) and model.arm == arm
+        name for name, model in config.models.items() if isinstance(model, TrainedModel) and model.arm == arm
     ]
 
 

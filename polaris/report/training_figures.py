@@ -18,6 +18,16 @@ PARTS = (
     ("reward/length", "length"),
     ("reward/blank", "blank"),
 )
+VALIDATED = (
+    "Points are means over stories of pairs that training never sees, lines the training's own. The two rewards"
+    " may weigh their parts differently."
+)
+COMPARED = (
+    "Means over stories of pairs that training never sees, at the steps marked. Their reward may weigh its"
+    " parts differently from training's."
+)
+MADE_OF = "Means over the policy's stories. Quality adds; the other three are penalties."
+INJECTED = "How much the reference counts, and the advantage that its tokens were trained with."
 JUDGED = ("reward", "validation", "parts", "reference", "hri")
 """The curves that a judge's scores enter."""
 
@@ -60,133 +70,87 @@ def _single(training: Facts) -> list[Curve]:
     def line(key: str, label: str, colour: int = 0, band: str | None = None, dash: int = 0) -> Line:
         return Line(label, series.get(key, blank), colour, series.get(band) if band else None, dash)
 
+    mean = line("reward", "mean", 1, "reward_std")
+    validated = [
+        Panel(title, (line(key, "training", 1), *_validated([training], title, ["validation"], [0])))
+        for title, key in (("reward", "reward"), ("quality", "reward/quality"))
+    ]
+    parts = tuple(line(key, label, n, dash=n) for n, (key, label) in enumerate(PARTS))
+    human = line("hri/reference_reward", "human reference", 2, dash=1)
+    weight, advantage = line("hri/weight", "weight", 2), line("hri/reference_advantage", "advantage", 2)
+    written = line("lengths/words_mean", "written", 1)
+    target = line("lengths/target_mean", "target", 0, dash=1)
     reward = "Mean reward of the policy's stories at each step; the band is one standard deviation."
-    found: list[Curve] = [("reward", "Reward", reward, [Panel("reward", (line("reward", "mean", 1, "reward_std"),))])]
-    if training["validation"]:
-        text = (
-            "Points are means over stories of pairs that training never sees, lines the training's own. The"
-            " two rewards weigh their parts differently."
-        )
-        panels = [
-            Panel(title, (line(key, "training", 1), *_validated([training], name, ["validation"], [0])))
-            for title, key, name in (("reward", "reward", "reward"), ("quality", "reward/quality", "quality"))
-        ]
-        found.append(("validation", "Validation", text, panels))
-    found += [
-        (
-            "parts",
-            "What the reward is made of",
-            "Means over the policy's stories. Quality adds; the other three are penalties.",
-            [Panel("value", tuple(line(key, label, n, dash=n) for n, (key, label) in enumerate(PARTS)))],
-        ),
+    return [
+        ("reward", "Reward", reward, [Panel("reward", (mean,))]),
+        *([("validation", "Validation", VALIDATED, validated)] if training["validation"] else []),
+        ("parts", "What the reward is made of", MADE_OF, [Panel("value", parts)]),
         (
             "reference",
             "The human story against the policy",
             "Reward of the human reference beside the policy's mean for the same prompts.",
-            [
-                Panel(
-                    "reward",
-                    (
-                        line("hri/reference_reward", "human reference", 2, dash=1),
-                        line("reward", "policy mean", 1),
-                    ),
-                )
-            ],
+            [Panel("reward", (human, line("reward", "policy mean", 1)))],
         ),
         (
             "hri",
             "Human-reference injection",
-            "How much the reference counts, and the advantage that its tokens were trained with.",
-            [
-                Panel("weight", (line("hri/weight", "weight", 2),)),
-                Panel("reference advantage", (line("hri/reference_advantage", "advantage", 2),), zero=True),
-            ],
+            INJECTED,
+            [Panel("weight", (weight,)), Panel("reference advantage", (advantage,), zero=True)],
         ),
         (
             "lengths",
             "Length",
             "Mean words of the policy's stories beside the mean target.",
-            [
-                Panel(
-                    "words",
-                    (line("lengths/words_mean", "written", 1), line("lengths/target_mean", "target", 0, dash=1)),
-                )
-            ],
+            [Panel("words", (written, target))],
         ),
         _engine([training], [line("engine/logprob_max_difference", "difference", 0)]),
     ]
-    return found
 
 
 def _compared(trainings: Sequence[Facts]) -> list[Curve]:
     """Return the curves of several trainings, one line an arm."""
 
     def panel(title: str, key: str, **more: Any) -> Panel:
-        return Panel(title, tuple(_arm(training, training["series"].get(key)) for training in trainings), **more)
+        return Panel(title, tuple(_arm(one, one["series"].get(key)) for one in trainings), **more)
 
     def derived(title: str, of: Any, one: str, other: str, **more: Any) -> Panel:
         return Panel(title, tuple(_arm(t, _both(of, t["series"], one, other)) for t in trainings), **more)
 
-    found: list[Curve] = [
-        (
-            "reward",
-            "Reward",
-            "Mean reward of the policy's stories at each step, one line a training.",
-            [panel("reward", "reward")],
-        )
-    ]
-    if any(training["validation"] for training in trainings):
-        text = (
-            "Means over stories of pairs that training never sees, at the steps marked. Their reward weighs"
-            " its parts differently from training's."
-        )
-        labels = [training["label"] for training in trainings]
-        colours = [training["colour"] for training in trainings]
-        panels = [Panel(key, _validated(trainings, key, labels, colours)) for key in ("reward", "quality")]
-        found.append(("validation", "Validation", text, panels))
+    labels = [training["label"] for training in trainings]
+    colours = [training["colour"] for training in trainings]
+    validated = [Panel(key, _validated(trainings, key, labels, colours)) for key in ("reward", "quality")]
+    difference = derived(
+        "reference − policy", lambda a, b: a - b, "hri/reference_reward", "reward", zero=True
+    )
+    ratio = derived(
+        "words / target", lambda a, b: a / b if b else None, "lengths/words_mean", "lengths/target_mean"
+    )
+    weight = panel("weight", "hri/weight")
+    advantage = panel("reference advantage", "hri/reference_advantage", zero=True)
+    reward = "Mean reward of the policy's stories at each step, one line a training."
     return [
-        *found,
-        (
-            "parts",
-            "What the reward is made of",
-            "Means over the policy's stories. Quality adds; the other three are penalties.",
-            [panel(label, key) for key, label in PARTS],
-        ),
+        ("reward", "Reward", reward, [panel("reward", "reward")]),
+        *([("validation", "Validation", COMPARED, validated)] if any(map(_validates, trainings)) else []),
+        ("parts", "What the reward is made of", MADE_OF, [panel(label, key) for key, label in PARTS]),
         (
             "reference",
             "The human story against the policy",
             "Reward of the human reference minus the policy's mean: above 0 the human's is better.",
-            [
-                derived(
-                    "reference − policy", lambda a, b: a - b, "hri/reference_reward", "reward", zero=True
-                )
-            ],
+            [difference],
         ),
-        (
-            "hri",
-            "Human-reference injection",
-            "How much the reference counts, and the advantage that its tokens were trained with.",
-            [
-                panel("weight", "hri/weight"),
-                panel("reference advantage", "hri/reference_advantage", zero=True),
-            ],
-        ),
+        ("hri", "Human-reference injection", INJECTED, [weight, advantage]),
         (
             "lengths",
             "Length",
             "Mean words of the policy's stories, and how many they are for each word asked for.",
-            [
-                panel("words", "lengths/words_mean"),
-                derived(
-                    "words / target",
-                    lambda a, b: a / b if b else None,
-                    "lengths/words_mean",
-                    "lengths/target_mean",
-                ),
-            ],
+            [panel("words", "lengths/words_mean"), ratio],
         ),
         _engine(trainings, [_arm(t, t["series"].get("engine/logprob_max_difference")) for t in trainings]),
     ]
+
+
+def _validates(training: Facts) -> bool:
+    return training["validation"] is not None
 
 
 def _engine(trainings: Sequence[Facts], lines: Sequence[Line]) -> Curve:
@@ -227,9 +191,7 @@ def _validated(
         validation = training["validation"]
         if validation and key in validation["series"]:
             steps, values = validation["steps"], validation["series"][key]
-            found.append(
-                Line(label, values, colour, dash=training["dash"], steps=steps, marked=True)
-            )
+            found.append(Line(label, values, colour, dash=training["dash"], steps=steps, marked=True))
     return tuple(found)
 
 
