@@ -1,4 +1,4 @@
-"""A run's store in, its report page as a file out: the finished one, or what is there while the run goes on."""
+"""A run's store in, its report page as a file out: the finished one, or one of what is there by now."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 def report_file(run: Run, name: str) -> Path:
-    """Return where the configuration says that a report's page goes; an evaluation's own is beside the run's."""
+    """Return where the configuration says that a report's page goes; an evaluation's own is beside it."""
     path = run.config.execute.report_file
     _, _, evaluation = name.partition(".")
     return path.with_name(f"{path.stem}-{evaluation}{path.suffix}") if evaluation else path

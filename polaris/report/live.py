@@ -1,4 +1,4 @@
-"""A run that has not finished in, the facts of its page as of now out: what is complete, how far the rest is."""
+"""A run that has not finished in, the facts of its page as of now out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COMPLETE, RUNNING = "complete", "running"
 
 @dataclass(frozen=True)
 class Part:
-    """An instance that the report is about, and how it stands: `complete`, `running`, `failed`, …"""
+    """An instance that the report is about, its state (as `polaris status` shows it) and why."""
 
     instance: str
     state: str
@@ -99,7 +99,5 @@ def _states(parts: Sequence[Part]) -> dict[str, list[str]]:
 def _caveat(run: Run, judge: str) -> str | None:
     """Return a judge's caveat, None where its weights are on the cluster alone and cannot be weighed here."""
     model = run.config.models[run.config.judges[judge].model]
-    if isinstance(model, CheckpointModel) and model.path and model.path not in run.imports:
-        if not model.path.is_dir():
-            return None
-    return run.caveat(judge)
+    path = model.path if isinstance(model, CheckpointModel) else None
+    return None if path and path not in run.imports and not path.is_dir() else run.caveat(judge)

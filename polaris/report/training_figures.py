@@ -19,8 +19,8 @@ PARTS = (
     ("reward/blank", "blank"),
 )
 VALIDATED = (
-    "Points are means over stories of pairs that training never sees, lines the training's own. The two rewards"
-    " may weigh their parts differently."
+    "Points are means over stories of pairs that training never sees, lines the training's own. The two"
+    " rewards may weigh their parts differently."
 )
 COMPARED = (
     "Means over stories of pairs that training never sees, at the steps marked. Their reward may weigh its"
