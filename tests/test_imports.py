@@ -37,7 +37,7 @@ USES: dict[str, set[str]] = {
     "serve": set(),
     "generate": {"reward"},
     "evaluate": {"judge", "reward"},
-    "report": {"judge", "reward", "evaluate"},
+    "report": {"judge", "reward", "evaluate", "train"},
     "probe": set(),
     "execute": {"serve", "probe"},
     "check": {"checks"},

@@ -9,6 +9,9 @@ import typer
 
 from polaris.cli.options import ConfigFile, Context, InstanceName, MaybeConfig, Namespace, ReleaseName
 
+EVERY_S = 30
+"""Seconds between two drawings of a page that is followed."""
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -19,7 +22,7 @@ def register(app: typer.Typer) -> None:
     for name, command, examples in (
         ("status", status, (run, f"{on} --watch")),
         ("logs", logs, (f"train {run} --follow", f"orchestrator {on}")),
-        ("report", report, (f"{run} --out r.html", on)),
+        ("report", report, (f"{run} --out r.html", f"{on} --follow")),
         ("cost", cost, (run, f"{on} --gpu-hour-usd 2.5")),
     ):
         shown = ", ".join(f"`polaris {name} {example}`" for example in examples)
@@ -104,24 +107,44 @@ def report(
     evaluation: Annotated[
         str | None, typer.Option("--evaluation", metavar="NAME", help="The page of an evaluation on demand.")
     ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Keep drawing it until the report is finished.")
+    ] = False,
+    every: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="SECONDS", help="How often, with `--follow` (default: 30)."),
+    ] = None,
     release: ReleaseName = None,
     namespace: Namespace = None,
     kube_context: Context = None,
 ) -> None:
-    """Fetch the report page of a finished run and print its path."""
-    from polaris.cli.release import chosen, fetch_report, opened
+    """Write a run's report page and print its path.
+
+    While the run goes on, the page shows what is there: what is finished, and how far each training is.
+    """
+    from polaris.cli.pages import follow_page, make_page
+    from polaris.cli.release import chosen, opened
+    from polaris.errors import ConfigError
     from polaris.run import open_run
 
+    if every is not None and not follow:
+        raise ConfigError("--every: goes with --follow; give it too, or leave both out for one page")
     name = f"report.{evaluation}" if evaluation else "report"
     path = chosen(context, config, release)
     if path is not None:
-        print(fetch_report(open_run(path), name, out, fix=f"`polaris run {path}` makes it"))
+        run = open_run(path)
+        if follow:
+            follow_page(lambda: run, name, out, every or EVERY_S)
+        else:
+            print(make_page(run, name, out, fix=f"`polaris run {path}` makes it"))
         return
     with opened(release, namespace, kube_context) as found:
-        run = found.opened()
-        page = f"polaris-{name.replace('.', '-')}-{run.config.run}.html"
+        out = out or Path(f"polaris-{name.replace('.', '-')}-{found.config.run}.html")
+        if follow:
+            follow_page(found.opened, name, out, every or EVERY_S)
+            return
         fix = f"`polaris status --release {release} -n {found.cluster.namespace}` tells how far it is"
-        print(fetch_report(run, name, out or Path(page), fix=fix))
+        print(make_page(found.opened(), name, out, fix=fix))
 
 
 def cost(

@@ -15,17 +15,15 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from polaris.artifact import Artifact
 from polaris.cli.live import brief_counts
 from polaris.cli.logs import readable
-from polaris.errors import ConfigError, InputError, TransientError
+from polaris.errors import ConfigError, TransientError
 from polaris.release.connect import KubeCluster
 from polaris.release.follow import Follower
 from polaris.release.logs import Source, lines
 from polaris.release.objects import clock
 from polaris.release.open import Release, open_release
 from polaris.release.view import Row, View
-from polaris.run import Run
 from polaris.runtime import configure_logging
 
 WATCH_S = 2.0
@@ -135,29 +133,6 @@ def print_release_logs(release: Release, name: str, *, node: int, follow: bool) 
     source = Source.named(release, name, node)
     for line in readable(lines(release, source, follow=follow)):
         print(line, flush=follow)
-
-
-def fetch_report(run: Run, name: str, out: Path | None, *, fix: str) -> Path:
-    """Write a report's page to `out`, or where the configuration says; return the path.
-
-    Raises ConfigError if there is no such report, InputError if it is not made yet.
-    """
-    from polaris.cli.summary import save_report
-
-    instance = run.instance(name)
-    manifest = run.manifest(name)
-    if manifest is None:
-        if instance.on_demand:
-            fix = f"it is made on demand: `polaris run … --only {name}`"
-        raise InputError(f"{name} is not complete in {run.store.url}; {fix}")
-    if out is None:
-        return Path(save_report(run, manifest))
-    page = Artifact(run.store, manifest).read("report.html")
-    try:
-        out.write_bytes(page)
-    except OSError as error:
-        raise ConfigError(f"--out: '{out}' cannot be written: {error.strerror}") from None
-    return out
 
 
 def _console() -> Console:

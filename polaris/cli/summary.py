@@ -8,10 +8,14 @@ from dataclasses import asdict, dataclass
 from rich.console import Console
 from rich.table import Table
 
-from polaris.artifact import Artifact, Manifest
+from polaris.artifact import Artifact
 from polaris.cli.live import brief_counts
+from polaris.cli.pages import save_report
+from polaris.config import section_of
 from polaris.errors import MEANING
 from polaris.execute.lease import is_held
+from polaris.models import TrainedModel
+from polaris.plan import train_instance
 from polaris.run import Run
 from polaris.stage import newest_status
 
@@ -67,7 +71,7 @@ def print_status(run: Run, *, as_json: bool) -> None:
 
 
 def print_summary(run: Run, selected: set[str], reasons: dict[str, str]) -> None:
-    """Print the table, the notes of the artifacts, and the paths of copies of the reports."""
+    """Print the table, the artifacts' notes, a run's arms side by side, and the paths of report copies."""
     found = rows(run, selected, reasons)
     console = _print(run, found)
     done = sum(row.state == "complete" for row in found)
@@ -75,23 +79,52 @@ def print_summary(run: Run, selected: set[str], reasons: dict[str, str]) -> None
     seconds = sum(row.seconds or 0 for row in found)
     total = f"{done} of {len(found)} complete · {seconds / 60:.1f} min of work · {usd:.2f} USD"
     console.print(total, soft_wrap=True)
+    if run.config.arms and (table := _arms(run)).row_count:
+        console.print(table)
     for name, instance in run.plan.instances.items():
         manifest = run.manifest(name) if name in selected and instance.kind == "report" else None
         if manifest:
             console.print(f"Report: {save_report(run, manifest)}", soft_wrap=True)
 
 
-def save_report(run: Run, manifest: Manifest) -> str:
-    """Write a report page to where the configuration says, an evaluation's own beside it; return the path."""
-    path = run.config.execute.report_file
-    _, _, evaluation = manifest.instance.partition(".")
-    if evaluation:
-        path = path.with_name(f"{path.stem}-{evaluation}{path.suffix}")
-    data = Artifact(run.store, manifest).read("report.html")
-    if not path.is_file() or path.read_bytes() != data:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    return str(path)
+def _arms(run: Run) -> Table:
+    """Return a table of the models that trainings make and that are evaluated: one row a model."""
+    from polaris.report.records import of_artifact
+    from polaris.report.training import training_facts
+
+    evaluations = [name for name, found in run.config.evaluations.items() if not found.on_demand]
+    table = Table(title="trainings side by side", title_justify="left")
+    for name in ("model", "training"):
+        table.add_column(name, no_wrap=True)
+    for name in ("steps", "reward", "USD", *(f"Story Quality, {name}" for name in evaluations)):
+        table.add_column(name, justify="right")
+    for name, model in run.config.models.items():
+        scores = [_quality(run, f"evaluate.{name}.{evaluation}") for evaluation in evaluations]
+        cells = ["", "", "", ""]
+        if isinstance(model, TrainedModel):
+            manifest = run.manifest(train_instance(model.arm))
+            cells[0] = section_of(model.arm)
+            if manifest is not None:
+                records = of_artifact(Artifact(run.store, manifest))
+                facts = training_facts(model.arm, records, run.config, {}, None)
+                first, last = facts["summary"]["reward_first"], facts["summary"]["reward_last"]
+                reward = "" if first is None or last is None else f"{first:.3f} → {last:.3f}"
+                cells[1:] = [f"{facts['summary']['steps']}", reward, f"{manifest.cost.get('usd', 0):.2f}"]
+        if any(scores) or any(cells[1:]):
+            table.add_row(name, *cells, *scores)
+    return table
+
+
+def _quality(run: Run, name: str) -> str:
+    """Return an evaluation's mean score with its interval, empty where there is none."""
+    manifest = run.manifest(name) if name in run.plan.instances else None
+    if manifest is None:
+        return ""
+    found = json.loads(Artifact(run.store, manifest).read("result.json"))["figures"]["story_quality"]
+    if found["value"] is None:
+        return "none scored"
+    between = "" if found["low"] is None else f" ({found['low']:.1f} to {found['high']:.1f})"
+    return f"{found['value']:.1f}{between}"
 
 
 def _table(run: Run, found: list[Row]) -> Table:

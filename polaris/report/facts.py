@@ -14,11 +14,14 @@ from typing import Any
 
 from polaris.artifact import Artifact, Manifest
 from polaris.config import RunConfig
+from polaris.plan import train_instance
 from polaris.report.pairs import dimensions
+from polaris.report.records import Records, of_artifact
 from polaris.report.scores import evaluation_facts, model_rows
-from polaris.report.training import training_facts
+from polaris.report.training import training_facts, without_stories
 
-FORMAT = 1
+FORMAT = 2
+"""1: one training, as `training`. 2: `trainings`, one entry for `train` and each arm; `live`."""
 COSTS = ("calls", "cached_calls", "prompt_tokens", "completion_tokens", "usd")
 
 
@@ -31,8 +34,9 @@ def collect(
     identities: Mapping[str, str],
     caveats: Mapping[str, str | None],
     evaluation: str | None = None,
+    going: Mapping[str, Records] | None = None,
 ) -> dict[str, Any]:
-    """Return the report's facts.
+    """Return the report's facts; `live` is None, and for who draws a run that goes on to fill in.
 
     Args:
         inputs: finished artifacts by instance name.
@@ -43,6 +47,7 @@ def collect(
         identities: model name → identity of its weights or endpoint.
         caveats: judge name → what to say wherever its scores appear, None for a judge to be trusted.
         evaluation: the one evaluation that an on-demand report is of; None for the run's own report.
+        going: records of trainings that have begun and not finished, by instance name.
 
     """
     manifests = [artifact.manifest for artifact in inputs.values()]
@@ -52,12 +57,20 @@ def collect(
         if any(f"evaluate.{model}.{name}" in needs for model in settings.models)
     ]
     data = data_facts(inputs["data"]) if "data" in inputs else None
-    training = _training(inputs, config, identities, data)
+    trained = {name: arm for arm in config.trainings() if (name := train_instance(arm)) in needs}
+    records = {name: of_artifact(inputs[name]) for name in trained if name in inputs} | dict(going or {})
+    pairs = data["splits"].get("train", data["pairs"]) if data else None
+    trainings = [
+        training_facts(arm, records[name], config, identities, pairs)
+        for name, arm in trained.items()
+        if name in records
+    ]
     missing = [line for facts in evaluations for line in facts["missing"]]
     if data is None:
         missing.insert(0, "The data stage has no artifact here.")
-    if "train" in needs and training is None:
-        missing.insert(0, "The train stage has no artifact here: there are no training curves.")
+    for name in reversed(trained):
+        if name not in records:
+            missing.insert(0, f"The {name} stage has no artifact here: there are no training curves of it.")
     if not config.evaluations:
         missing.append("The configuration names no evaluation: nothing was scored.")
     elif not evaluations:
@@ -66,19 +79,20 @@ def collect(
         "format": FORMAT,
         "run": config.run,
         "evaluation": evaluation,
-        "trains": "train" in needs,
+        "live": None,
+        "trains": bool(trained),
         "config_file": config_path.name,
         "seed": config.seed,
         "started": min((manifest.started for manifest in manifests), default=None),
         "finished": max((manifest.finished for manifest in manifests), default=None),
-        "caveats": _caveats(config, caveats, evaluations, "train" in needs),
+        "caveats": _caveats(config, caveats, evaluations, trained.values()),
         "models": model_rows(config, identities),
         "rubric": dimensions(),
         "evaluations": evaluations,
-        "training": training,
+        "trainings": trainings,
         "data": data,
         "instances": [instance_facts(manifest) for manifest in manifests],
-        "totals": _totals(manifests),
+        "totals": _totals(manifests, (found for found in records.values() if not found.finished)),
         "versions": _versions(manifests),
         "config": _relative(config.model_dump(mode="json"), str(config_path.absolute().parent)),
         "missing": missing,
@@ -88,6 +102,7 @@ def collect(
 def without_texts(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return the facts as `report.json` holds them: the shown stories by id, without prompt and text."""
     found = dict(facts)
+    found["trainings"] = [without_stories(training) for training in facts["trainings"]]
     found["evaluations"] = []
     for evaluation in facts["evaluations"]:
         shown = evaluation["shown"]
@@ -141,29 +156,17 @@ def instance_facts(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _training(
-    inputs: Mapping[str, Artifact],
-    config: RunConfig,
-    identities: Mapping[str, str],
-    data: Mapping[str, Any] | None,
-) -> dict[str, Any] | None:
-    if config.train is None or "train" not in inputs:
-        return None
-    pairs = data["splits"].get("train", data["pairs"]) if data else None
-    return training_facts(inputs["train"].rows("metrics.jsonl"), config, identities, pairs)
-
-
 def _caveats(
     config: RunConfig,
     caveats: Mapping[str, str | None],
     evaluations: Sequence[Mapping[str, Any]],
-    trains: bool,
+    arms: Collection[str | None],
 ) -> list[dict[str, Any]]:
     """Return each judge that is not to be trusted, and where its scores appear."""
     found = []
     for judge in config.judges:
         where = [evaluation["name"] for evaluation in evaluations if evaluation["judge"] == judge]
-        trained = trains and config.train is not None and config.train.judge == judge
+        trained = any(config.training(arm).judge == judge for arm in arms)
         texts = [evaluation["caveat"] for evaluation in evaluations if evaluation["judge"] == judge]
         text = caveats.get(judge) or next((text for text in texts if text), None)
         if text and (where or trained):
@@ -202,10 +205,14 @@ def _books(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{**book, "authors": sorted(book["authors"])} for book in books.values()]
 
 
-def _totals(manifests: Sequence[Manifest]) -> dict[str, float]:
-    found: dict[str, float] = {"seconds": sum(manifest.seconds for manifest in manifests)}
+def _totals(manifests: Sequence[Manifest], going: Iterable[Records]) -> dict[str, float]:
+    """Return what all stages took; a training that goes on counts with what it has paid."""
+    trainings = list(going)
+    costs = [found.cost for found in (*manifests, *trainings)]
+    times = [found.seconds or 0.0 for found in (*manifests, *trainings)]
+    found: dict[str, float] = {"seconds": sum(times)}
     for key in COSTS:
-        found[key] = sum(manifest.cost.get(key, 0) for manifest in manifests)
+        found[key] = sum(cost.get(key, 0) for cost in costs)
     return found
 
 

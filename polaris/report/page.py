@@ -11,8 +11,9 @@ import yaml
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from polaris.report.figures import evaluation_figures, training_figures
+from polaris.report.figures import evaluation_figures
 from polaris.report.judge_figures import run_figures
+from polaris.report.training_figures import training_figures
 
 TEMPLATE = "page.html.j2"
 ABSENT = "–"
@@ -20,12 +21,14 @@ KINDS = ("story-quality", "length")
 """The kinds of evaluation that have a section."""
 
 
-def render(facts: Mapping[str, Any]) -> str:
-    """Return the page. Stories, prompts, titles and reasons are untrusted: all of them are escaped."""
+def render(facts: Mapping[str, Any], refresh: int | None = None) -> str:
+    """Return the page. Stories, prompts, titles and reasons are untrusted: all of them are escaped.
+
+    `refresh` are the seconds after which a browser shows the file anew; None for a page that stays.
+    """
     colours = {model["name"]: model["colour"] for model in facts["models"]}
-    training = facts["training"]
     drawings = {
-        "training": _marked(training_figures(training)) if training else [],
+        "training": _marked(training_figures(facts["trainings"])),
         "evaluations": {
             evaluation["name"]: marked(evaluation_figures(evaluation, colours))
             for evaluation in facts["evaluations"]
@@ -44,7 +47,9 @@ def render(facts: Mapping[str, Any]) -> str:
             quality=kinds["story-quality"],
             length=kinds["length"],
             drawings=drawings,
+            refresh=refresh,
             colours=colours,
+            training_of={model["name"]: model["training"] for model in facts["models"]},
             models_judged={result["model"] for entry in facts["evaluations"] for result in entry["models"]},
             caveat_of={caveat["judge"]: caveat["text"] for caveat in facts["caveats"]},
             config_text=yaml.safe_dump(facts["config"], sort_keys=False, allow_unicode=True, width=88),
@@ -114,9 +119,11 @@ def duration(seconds: float | None) -> str:
     return f"{hours} h {minutes} min"
 
 
-def moment(value: str | None) -> str:
-    """Return an ISO 8601 time as date and minute, in UTC as it was recorded."""
-    return ABSENT if value is None else datetime.fromisoformat(value).strftime("%-d %B %Y, %H:%M")
+def moment(value: str | None, seconds: bool = False) -> str:
+    """Return an ISO 8601 time as date and minute, or second, in UTC as it was recorded."""
+    if value is None:
+        return ABSENT
+    return datetime.fromisoformat(value).strftime("%-d %B %Y, %H:%M:%S" if seconds else "%-d %B %Y, %H:%M")
 
 
 def size(count: float) -> str:

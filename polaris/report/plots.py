@@ -52,25 +52,44 @@ _STYLE = {
     "lines.linewidth": 1.8,
     "legend.frameon": False,
     "legend.fontsize": 9.5,
-    "legend.handlelength": 1.4,
+    "legend.handlelength": 2.0,
     "legend.borderaxespad": 0.2,
     "axes.unicode_minus": True,
 }
 WIDTH = 5.0
 """Inches; at 72 units an inch, 10-point text stays legible when a phone shows the figure 330 px wide."""
 
+DASHES: tuple[tuple[float, ...], ...] = (
+    (),
+    (5, 2.5),
+    (1.6, 1.6),
+    (8, 2, 1.6, 2),
+    (5, 1.6, 1.6, 1.6, 1.6, 1.6),
+    (2.8, 1.2),
+)
+"""How lines are dashed, so that none is told from another by its colour alone; the first is solid."""
+
+MARKERS = ("o", "s", "^", "D", "v", "P")
+"""Shapes of marked points, by the line's dash."""
+
 Values = Sequence[float | None]
 
 
 @dataclass(frozen=True)
 class Line:
-    """One series: a value a step (None where there is none), and the half-width of its band."""
+    """One series: a value a step (None where there is none), and the half-width of its band.
+
+    `steps` are its own where they are not the figure's; `marked` draws its values as points that a thin
+    line joins.
+    """
 
     label: str
     values: Values
     colour: int = 0
     band: Values | None = None
-    dashed: bool = False
+    dash: int = 0
+    steps: Sequence[float] | None = None
+    marked: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,23 +138,42 @@ class Course:
     colour: int = 0
 
 
-def curves(name: str, alt: str, steps: Sequence[float], panels: Sequence[Panel]) -> str | None:
-    """Return panels over the optimiser step, one above the other; None when none has a number to show."""
+def curves(
+    name: str,
+    alt: str,
+    steps: Sequence[float],
+    panels: Sequence[Panel],
+    *,
+    span: tuple[float, float] | None = None,
+) -> str | None:
+    """Return panels over the optimiser step, one above the other; None when none has a number to show.
+
+    `span` is the range of steps of figures that are to be read side by side.
+    """
     shown = [panel for panel in panels if panel.drawable()]
-    if not shown or not steps:
+    drawn = [line for panel in shown for line in panel.drawable()]
+    places = [step for line in drawn for step in (steps if line.steps is None else line.steps)]
+    if not places:
         return None
+    shared = len(shown) > 1 and len({tuple(_keys(panel)) for panel in shown}) == 1
     with matplotlib.rc_context(style(name)):
         figure = Figure(
-            figsize=(WIDTH, 2.9 if len(shown) == 1 else 1.75 * len(shown) + 0.2), layout="constrained"
+            figsize=(WIDTH, 2.9 if len(shown) == 1 else 1.75 * len(shown) + (0.5 if shared else 0.2)),
+            layout="constrained",
         )
         rows: Any = figure.subplots(len(shown), 1, sharex=True, squeeze=False)
         for axes, panel in zip(rows[:, 0], shown, strict=True):
             _panel(axes, steps, panel)
+            if not shared and len(_keys(panel)) > 1:
+                legend(axes)
         last = rows[-1, 0]
+        if shared and len(_keys(shown[0])) > 1:
+            _legend_below(last)
         last.set_xlabel("optimiser step")
         last.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
-        margin = max(0.4, 0.02 * (max(steps) - min(steps)))
-        last.set_xlim(min(steps) - margin, max(steps) + margin)
+        low, high = span or (min(places), max(places))
+        margin = max(0.4, 0.02 * (high - low))
+        last.set_xlim(low - margin, high + margin)
         return svg(figure, name, alt)
 
 
@@ -237,22 +275,14 @@ def intervals(name: str, alt: str, rows: Sequence[Interval], unit: str) -> str |
         return svg(figure, name, alt)
 
 
+def _keys(panel: Panel) -> list[str]:
+    """Return what a panel's legend would name."""
+    return [line.label for line in panel.drawable()] + ([panel.limit[0]] if panel.limit else [])
+
+
 def _panel(axes: Any, steps: Sequence[float], panel: Panel) -> None:
-    few = len(steps) <= 40
     for line in panel.drawable():
-        colour = SERIES[line.colour % len(SERIES)]
-        values = [_number(value, panel.log) for value in line.values]
-        if line.band is not None:
-            spread = [_number(value, False) for value in line.band]
-            low = [value - half for value, half in zip(values, spread, strict=True)]
-            high = [value + half for value, half in zip(values, spread, strict=True)]
-            axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
-        drawn: dict[str, Any] = {"linewidth": 1.8 if few else 1.2}
-        if line.dashed:
-            drawn["dashes"] = (5, 2.5) if few else (1.5, 1)
-        axes.plot(
-            steps, values, color=colour, label=line.label, marker="o" if few else "", markersize=3.2, **drawn
-        )
+        _line(axes, steps if line.steps is None else line.steps, line, panel.log)
     if panel.log:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -263,8 +293,31 @@ def _panel(axes: Any, steps: Sequence[float], panel: Panel) -> None:
         text, value = panel.limit
         axes.axhline(value, color=SERIES[5], linewidth=1.1, dashes=(2, 2), label=text)
     axes.set_title(panel.title, loc="left", fontsize=10, color=INK)
-    if len(panel.drawable()) > 1 or panel.limit is not None:
-        legend(axes)
+
+
+def _line(axes: Any, steps: Sequence[float], line: Line, log: bool) -> None:
+    colour = SERIES[line.colour % len(SERIES)]
+    values = [_number(value, log) for value in line.values]
+    if line.band is not None:
+        spread = [_number(value, False) for value in line.band]
+        low = [value - half for value, half in zip(values, spread, strict=True)]
+        high = [value + half for value, half in zip(values, spread, strict=True)]
+        axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
+    few = len(steps) <= 40
+    drawn: dict[str, Any] = {
+        "linewidth": 1.8 if few else 1.2,
+        "marker": "o" if few else "",
+        "markersize": 3.2,
+    }
+    if line.marked:
+        # A validation that was not reached, or failed, must not break the line that joins its neighbours.
+        known = [number for number, value in enumerate(values) if math.isfinite(value)]
+        steps, values = [steps[number] for number in known], [values[number] for number in known]
+        marker = MARKERS[line.dash % len(MARKERS)]
+        drawn = {"linewidth": 1.1, "marker": marker, "markersize": 6.5, "zorder": 3}
+    if dash := DASHES[line.dash % len(DASHES)]:
+        drawn["dashes"] = dash if few else [0.75 * length for length in dash]
+    axes.plot(steps, values, color=colour, label=line.label, **drawn)
 
 
 def legend(axes: Any) -> None:
@@ -272,8 +325,14 @@ def legend(axes: Any) -> None:
     if len(axes.figure.axes) > 1:
         axes.legend(loc="best")
         return
+    _legend_below(axes)
+
+
+def _legend_below(axes: Any) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    columns = 4 if sum(len(label) for label in labels[:4]) <= 34 else 2
+    columns = 4 if sum(len(label) for label in labels[:4]) <= 30 else 2
+    if max(map(len, labels)) > 26:
+        columns = 1
     axes.figure.legend(handles, labels, loc="outside lower left", ncols=columns, columnspacing=1.2)
 
 

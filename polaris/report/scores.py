@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from polaris.artifact import Artifact
-from polaris.config import RunConfig
+from polaris.config import RunConfig, section_of
 from polaris.models import CheckpointModel, TrainedModel
 from polaris.report.pairs import Written, choose
 
@@ -61,17 +61,18 @@ def compared(config: RunConfig, name: str, present: list[str]) -> tuple[str | No
     """
     if not present:
         return None
-    wanted = [config.evaluations[name].baseline, config.train.base if config.train else None]
+    baseline = config.evaluations[name].baseline
+    wanted = [baseline, *(train.base for train in config.trainings().values())]
     trained = [model for model in present if isinstance(config.models[model], TrainedModel)]
     for left in [model for model in wanted if model in present] + present:
         others = [model for model in trained + present if model != left]
-        if others and left not in trained:
+        if others and (left == baseline or left not in trained):
             return left, others[0]
     return None, (trained + present)[0]
 
 
 def model_rows(config: RunConfig, identities: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Return the configuration's models: name, kind, identity and the index of their colour."""
+    """Return the configuration's models: name, kind, identity, who trains them, the index of their colour."""
     found = []
     for colour, (name, model) in enumerate(config.models.items()):
         path = model.path if isinstance(model, CheckpointModel) else None
@@ -81,7 +82,8 @@ def model_rows(config: RunConfig, identities: Mapping[str, str]) -> list[dict[st
                 "kind": model.kind,
                 "identity": identities.get(name),
                 "folder": path.name if path else None,
-                "base": config.train.base if isinstance(model, TrainedModel) and config.train else None,
+                "base": config.training(model.arm).base if isinstance(model, TrainedModel) else None,
+                "training": section_of(model.arm) if isinstance(model, TrainedModel) else None,
                 "thinking": config.thinking(name),
                 "colour": colour,
             }

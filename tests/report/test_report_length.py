@@ -18,7 +18,7 @@ def test_the_page_has_the_evaluation_by_target_and_the_training(tmp_path: Path) 
     assert page.open == []
     assert "Evaluation length" not in " ".join(data["missing"]) and data["missing"] == []
     assert [found["name"] for found in data["evaluations"]] == ["length"]
-    assert data["evaluation"] == "length" and data["training"] is not None
+    assert data["evaluation"] == "length" and data["trainings"]
     result = data["evaluations"][0]["models"][1]
     assert [row["target"] for row in result["by_target"]] == [60, 120, 240]
     for name in ("lengths-length", "ratios-length", "quality-length"):
@@ -61,7 +61,7 @@ def test_one_that_trains_nothing_needs_no_training(tmp_path: Path) -> None:
     context = length_context(tmp_path, models=("base",))
     assert "train" not in context.instance.needs
     _, data, page = made(context)
-    assert data["missing"] == [] and data["training"] is None
+    assert data["missing"] == [] and data["trainings"] == []
     assert "training" not in page.ids
 
 
