@@ -16,6 +16,7 @@ from polaris.errors import InputError, TransientError
 from polaris.fields import stored_as
 from polaris.imports import find_import, find_repository, is_weights
 from polaris.models import CheckpointModel
+from polaris.recipe import TrainConfig
 from polaris.storage import open_store
 from polaris.train.shape import Parameters, Shape, computed, counted, read_shape
 
@@ -74,15 +75,14 @@ def source_of(config: RunConfig, name: str) -> Source | None:
     return None
 
 
-def find_base(subject: Subject) -> Base | None:
-    """Return the training's base model; None where its config.json is not at hand.
+def find_base(subject: Subject, train: TrainConfig | None = None) -> Base | None:
+    """Return a training's base model, by default `train`'s; None where its config.json is not at hand.
 
     Raises:
         InputError: the config.json is none, or of a kind that is not planned.
 
     """
-    train = subject.config.train
-    assert train is not None
+    train = train or subject.config.training()
     source = source_of(subject.config, train.base)
     model = subject.config.models[train.base]
     assert isinstance(model, CheckpointModel)
