@@ -22,7 +22,7 @@ def check_forecast(subject: Subject) -> Iterator[Finding]:
     """Forecast every training as it will at its start, and compare what they cost with the budget."""
     config = subject.config
     several = len(config.trainings()) > 1
-    usd, unpriced = 0.0, []
+    usd = 0.0
     for arm, train in config.trainings().items():
         whose = f"{section_of(arm)}: " if several else ""
         judge = Judge.of(config, train.judge)
@@ -32,10 +32,8 @@ def check_forecast(subject: Subject) -> Iterator[Finding]:
             yield unchecked("forecast", why, f"or set {section_of(arm)}.max_steps")
             continue
         usd += found.usd or 0.0
-        if found.usd is None:
-            unpriced.append(judge.model)
         yield Finding("ok", "forecast", whose + _told(found, judge), table=_table(found))
-    yield from _budget(subject, usd, list(dict.fromkeys(unpriced)))
+    yield from _budget(config.execute.budget_usd, usd)
 
 
 def _forecast(subject: Subject, train: TrainConfig, judge: Judge) -> Forecast | None:
@@ -97,17 +95,10 @@ def _table(found: Forecast) -> tuple[tuple[str, ...], ...]:
     return (TITLES, *rows)
 
 
-def _budget(subject: Subject, usd: float, unpriced: list[str]) -> Iterator[Finding]:
-    """Warn of a budget that the trainings' judges exceed, or that nothing can be compared with."""
-    budget = subject.config.execute.budget_usd
-    if budget is None:
+def _budget(budget: float | None, usd: float) -> Iterator[Finding]:
+    """Warn of a budget that the trainings' judges exceed; one without prices is no configuration."""
+    if budget is None or usd <= budget:
         return
-    if usd > budget:
-        told = (
-            f"execute.budget_usd {budget:g} is less than the {usd:,.2f} US$ that the trainings' judges cost"
-        )
-        fix = "raise it, or lower train.max_steps or train.epochs: a run stops where it is spent"
-        yield Finding("warning", "budget", told, fix)
-    for model in unpriced:
-        fix = f"set models.{model}.usd_per_million_prompt_tokens and …_completion_tokens"
-        yield unchecked("budget", f"models.{model} has no price, so no call counts against it", fix)
+    told = f"execute.budget_usd {budget:g} is less than the {usd:,.2f} US$ that the trainings' judges cost"
+    fix = "raise it, or lower train.max_steps or train.epochs: a run stops where it is spent"
+    yield Finding("warning", "budget", told, fix)

@@ -171,8 +171,8 @@ def _training(
     done = min(total, len(rows))
     left = total - done
     calls = training_calls(total, prompts, train) - training_calls(done, prompts, train)
-    to_come = validations(total, train.validation)
-    rounds = to_come - min(to_come, max(len(validated), validations(done, train.validation)))
+    in_all = validations(total, train.validation)
+    rounds = in_all - min(in_all, max(len(validated), validations(done, train.validation)))
     calls += rounds * _stories(instance.name, train.validation, data, rounds, said)
     references = ", the human reference among them" if train.hri.max_weight else ""
     said.append(
@@ -196,7 +196,9 @@ def _stories(
     if rounds and stories:
         said.append(f"{name} has {rounds} validations left, of at most {stories:,} held back pairs each")
     elif rounds and stories is None:
-        said.append(f"{name}'s {rounds} validations are not counted: data has yet to tell what is held back")
+        said.append(
+            f"{name}'s validations are not counted: data has yet to tell how many pairs are held back"
+        )
     return stories or 0
 
 
