@@ -16,6 +16,7 @@ from polaris.checks.data import check_data
 from polaris.checks.disk import check_disk
 from polaris.checks.endpoints import check_endpoints
 from polaris.checks.finding import CanI, Check, Finding, Subject, lines
+from polaris.checks.forecast import check_forecast
 from polaris.checks.gpus import check_gpus
 from polaris.checks.judges import check_judges
 from polaris.checks.lora import check_lora
@@ -39,6 +40,7 @@ CHECKS: dict[str, Check] = {
     "disk": check_disk,
     "data": check_data,
     "parity": check_parity,
+    "forecast": check_forecast,
     "plan": check_plan,
 }
 """A check's name → the check, in the order in which they run: hashing a model's folder may take minutes."""

@@ -179,7 +179,7 @@ class LoraConfig(Section):
 
     rank: Identity[int] = Field(default=32, ge=1)
     """The adapters' rank r."""
-    alpha: Identity[float] = Field(default=64.0, gt=0)
+    alpha: Identity[int] = Field(default=64, ge=1)
     """What an adapter adds is scaled by alpha / rank."""
 
 

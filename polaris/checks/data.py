@@ -33,7 +33,7 @@ def check_data(subject: Subject) -> Iterator[Finding]:
     if not config.trainings():
         return
     with tempfile.TemporaryDirectory() as folder:
-        pairs = _pairs(config, Path(folder))
+        pairs = pairs_of(subject)
         if pairs is None:
             yield unchecked("data", "books or prompts are missing, as `plan` says")
             yield from of_each(config, lambda train: iter([_schedule(None, train)]))
@@ -57,9 +57,24 @@ def check_data(subject: Subject) -> Iterator[Finding]:
                 counted[key] = _tokens(config, train, pairs, Path(folder))
             finding, prompts = counted[key]
             yield finding
+            subject.seen[prompts_key(train)] = prompts
             yield _schedule(prompts, train)
 
         yield from of_each(config, look)
+
+
+def pairs_of(subject: Subject) -> Pairs | None:
+    """Return the pairs that the data stage will make, read once; None if a file or an import is missing."""
+    if "pairs" not in subject.seen:
+        with tempfile.TemporaryDirectory() as folder:
+            subject.seen["pairs"] = _pairs(subject.config, Path(folder))
+    found: Pairs | None = subject.seen["pairs"]
+    return found
+
+
+def prompts_key(train: TrainConfig) -> tuple[str, str, int]:
+    """Return where a subject's `seen` holds how many prompts a training is left with; None: not known."""
+    return ("prompts", train.base, train.max_prompt_tokens)
 
 
 def _pairs(config: RunConfig, folder: Path) -> Pairs | None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from polaris.config import RunConfig
 from polaris.errors import PolarisError
@@ -46,6 +46,7 @@ class Subject:
         ask: make one paid call to each judge.
         parity: load the base models and compare their log-probabilities.
         gpu_bytes: memory of the GPU that the training is meant for; None: as the GPUs here, else 80 GB.
+        seen: what a check has read and another can use: it saves time, and no check relies on it.
 
     """
 
@@ -55,6 +56,7 @@ class Subject:
     ask: bool = False
     gpu_bytes: float | None = None
     parity: bool = False
+    seen: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
 
 Check = Callable[[Subject], Iterator[Finding]]

@@ -19,6 +19,7 @@ from pathlib import Path
 from polaris.checks import gpus
 from polaris.checks.base_model import config_json, source_of, weights_of
 from polaris.checks.finding import Finding, Subject, failed, unchecked
+from polaris.config import RunConfig
 from polaris.models import CheckpointModel
 from polaris.recipe import TrainConfig
 from polaris.runtime import die_with_parent, get_logger

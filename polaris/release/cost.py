@@ -1,7 +1,7 @@
 """What a run has spent and what is left to do in; its cost so far and a forecast out. All pure.
 
-A forecast counts judge calls: in training each row of a step is judged, the human reference too, whose
-judgement later passes find in the cache; in an evaluation each judgement of each story is one call.
+A forecast counts judge calls: a training's are counted in `polaris.train.forecast`; in an evaluation each
+judgement of each story is one call.
 """
 
 from __future__ import annotations
@@ -12,15 +12,12 @@ from typing import Any, Literal
 
 from polaris.chat import Prices
 from polaris.execute.manifests import Object
-from polaris.recipe import TrainConfig
 from polaris.release.objects import Snapshot, moment
+from polaris.train.forecast import COMPLETION_TOKENS as COMPLETION_TOKENS
+from polaris.train.forecast import PROMPT_TOKENS as PROMPT_TOKENS
+from polaris.train.forecast import call_said, part_said, price_said
 from polaris.train.job import COST
-from polaris.train.settings import steps_per_epoch
 
-PROMPT_TOKENS = 8000
-"""What a judge reads by default: the full rubric and its schema (4,300) and a story of 2,700 words."""
-COMPLETION_TOKENS = 2500
-"""What a judge writes by default: the full form's answer with some reasoning."""
 TOKENS_A_WORD = 1.4
 """Tokens of one word of a story."""
 STEPS_AVERAGED = 10
@@ -119,7 +116,9 @@ def forecast(
         price = prices.get(work.asked, Prices())
         usd = price.usd(round(reads), round(writes), tier=work.tier)
         rows.append(Forecast(work, Spent(work.calls_left, reads, writes, usd)))
-    said += [_price_said(name, prices.get(name, Prices()), works) for name in _asked(works)]
+    for name in _asked(works):
+        tiers = {work.tier for work in works if work.asked == name and work.calls_left != 0}
+        said.append(price_said(name, prices.get(name, Prices()), tiers))
     hours = [work.gpu_s / 3600 for work in works if work.gpu_s is not None]
     left = [work.gpu_s_left / 3600 for work in works if work.gpu_s_left is not None]
     return Costs(
@@ -143,28 +142,11 @@ def _tokens_a_call(
         of = f"measured over {seen.calls:,.0f} calls of this run"
     else:
         found, of = given, "assumed (--prompt-tokens, --completion-tokens): this run has made no call yet"
-    return found, f"a call to {asked} reads {found[0]:,.0f} tokens and writes {found[1]:,.0f}: {of}"
+    return found, call_said(asked, found, of)
 
 
 def _asked(works: Sequence[Work]) -> list[str]:
     return list(dict.fromkeys(work.asked for work in works if work.asked))
-
-
-def _price_said(name: str, price: Prices, works: Sequence[Work]) -> str:
-    if not price.prompt and not price.completion:
-        return f"{name} costs nothing a token by its settings: served by this run, or no price is given"
-    costs = f"{price.prompt:g} USD a million tokens read and {price.completion:g} written"
-    said = f"{name} costs {costs} (models.{name}.usd_per_million_*)"
-    tiers = {work.tier for work in works if work.asked == name and work.calls_left != 0}
-    if "batch" in tiers:
-        said += f"; {_part(price)} by batch"
-    if "flex" in tiers:
-        said += f"; {_part(price)} by flex, as long as that has room"
-    return said
-
-
-def _part(price: Prices) -> str:
-    return "half price" if price.half_price_tier == 0.5 else f"{price.half_price_tier:g} of the price"
 
 
 def cheaper(name: str, counts: Mapping[str, float], spent: Spent, price: Prices) -> tuple[float, list[str]]:
@@ -174,25 +156,12 @@ def cheaper(name: str, counts: Mapping[str, float], spent: Spent, price: Prices)
     """
     found = {"by batch": counts.get("batch_calls", 0), "by flex": counts.get("flex_calls", 0)}
     said = [
-        f"{name}: {calls:,.0f} of {spent.calls:,.0f} calls {how} at {_part(price)}"
+        f"{name}: {calls:,.0f} of {spent.calls:,.0f} calls {how} at {part_said(price)}"
         for how, calls in found.items()
         if calls
     ]
     share = min(1.0, sum(found.values()) / spent.calls) if spent.calls else 0.0
     return spent.usd / (1 - share * (1 - price.half_price_tier)) - spent.usd, said
-
-
-def training_calls(steps: int, prompts: int, train: TrainConfig) -> int:
-    """Return the judge calls of so many steps over so many prompts.
-
-    All rows of a step are judged: the rollouts, and with references injected one human story a prompt,
-    whose judgement is asked for in the first pass and found in the cache in later ones.
-    """
-    asked = steps * train.rows_per_step
-    if not train.hri.max_weight:
-        return asked
-    first_pass = steps_per_epoch(prompts, train) * train.prompts_per_step
-    return asked - max(0, steps * train.prompts_per_step - first_pass)
 
 
 def training_seconds_left(rows: Sequence[Mapping[str, Any]], steps_left: int) -> float | None:

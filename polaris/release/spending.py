@@ -15,6 +15,7 @@ from polaris.execute.manifests import MODEL, Object
 from polaris.generate import Prompt, at_targets, read_prompts
 from polaris.models import EndpointModel
 from polaris.plan import Instance
+from polaris.recipe import ValidationConfig
 from polaris.release.cost import (
     TOKENS_A_WORD,
     Spent,
@@ -24,15 +25,18 @@ from polaris.release.cost import (
     pods_time,
     story_tokens,
     template_gpus,
-    training_calls,
     training_seconds_left,
 )
 from polaris.release.follow import Follower
 from polaris.release.objects import Snapshot, instance_of, labels_of
 from polaris.release.open import Release
 from polaris.run import Run
+from polaris.train.forecast import FORECAST, beside, training_calls, validation_stories, validations
 from polaris.train.job import METRICS, SPENT
 from polaris.train.settings import total_steps
+
+VALIDATION = "validation.jsonl"
+"""Progress piece of a training: a row a validation, with the figures of a step's row."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,8 @@ def _work(
         spent = Spent.of(manifest.cost)
         tokens = (0.0, 0.0) if instance.kind == "generate" else None
         work = Work(instance.name, "complete", asked, spent, 0.0, tokens)
+        if instance.kind == "train":
+            said += _forecast_beside(run, instance.name, manifest)
         if not asked:
             return work
         saved, how = cheaper(instance.name, manifest.counts, spent, Prices(*run.config.prices(asked)))
@@ -147,7 +153,8 @@ def _training(
     train = run.config.training(instance.params.get("arm"))
     progress = Progress(run.store, run.prefix(instance.name))
     rows = to_rows(progress.get(METRICS) or b"", METRICS)
-    spent = Spent.of_steps(rows) + Spent.of(json.loads(progress.get(SPENT) or b"{}"))
+    validated = to_rows(progress.get(VALIDATION) or b"", VALIDATION)
+    spent = Spent.of_steps([*rows, *validated]) + Spent.of(json.loads(progress.get(SPENT) or b"{}"))
     if data is not None:
         prompts = int(data.counts.get("train", 0))
         total = total_steps(prompts, train)
@@ -161,15 +168,49 @@ def _training(
             " give --steps to forecast"
         )
         return Work(instance.name, "", asked, spent, None)
-    left = max(0, total - len(rows))
-    calls = training_calls(total, prompts, train) - training_calls(min(total, len(rows)), prompts, train)
+    done = min(total, len(rows))
+    left = total - done
+    calls = training_calls(total, prompts, train) - training_calls(done, prompts, train)
+    in_all = validations(total, train.validation)
+    rounds = in_all - min(in_all, max(len(validated), validations(done, train.validation)))
+    calls += rounds * _stories(instance.name, train.validation, data, rounds, said)
     references = ", the human reference among them" if train.hri.max_weight else ""
     said.append(
         f"{instance.name} has {left} of {total} steps left: {train.prompts_per_step} prompts ×"
         f" {train.group_size} rows a step are judged{references}; invalid answers are asked for once more"
     )
     seconds = training_seconds_left(rows, left)
+    if seconds is not None and rounds:
+        more = training_seconds_left(validated, rounds)
+        said += [] if more else [f"the time of {instance.name}'s validations to come is not known yet"]
+        seconds += more or 0.0
     return Work(instance.name, "", asked, spent, float(calls), gpu_s_left=seconds)
+
+
+def _stories(
+    name: str, validation: ValidationConfig | None, data: Manifest | None, rounds: int, said: list[str]
+) -> int:
+    """Return the stories of one validation, each judged by a call, where `rounds` of them are to come."""
+    held_back = None if data is None else int(data.counts.get("validation", 0))
+    stories = validation_stories(validation, held_back)
+    if rounds and stories:
+        said.append(f"{name} has {rounds} validations left, of at most {stories:,} held back pairs each")
+    elif rounds and stories is None:
+        said.append(
+            f"{name}'s validations are not counted: data has yet to tell how many pairs are held back"
+        )
+    return stories or 0
+
+
+def _forecast_beside(run: Run, name: str, manifest: Manifest) -> list[str]:
+    """Return what a finished training was forecast to take beside what it took, if a forecast was kept."""
+    kept = Progress(run.store, run.prefix(name)).get(FORECAST)
+    if kept is None:
+        return []
+    spent, counts = Spent.of(manifest.cost), manifest.counts
+    rows = beside(json.loads(kept), counts.get("steps", 0), spent.calls, spent.usd, counts.get("step_hours"))
+    told = "; ".join(f"{what} {forecast}, it took {took}" for what, forecast, took in rows)
+    return [f"{name} was forecast: {told}"]
 
 
 def _judging(run: Run, instance: Instance, asked: str, progress: Mapping[str, Any], said: list[str]) -> Work:

@@ -21,6 +21,7 @@ from polaris.judge.rubric import rubric_identity
 from polaris.models import TrainedModel
 from polaris.recipe import RewardConfig, Sampling, TrainConfig
 from polaris.text import THINK_END, encodable, length_sentence
+from polaris.train.forecast import beside
 
 CARD = "README.md"
 """The card's name beside the weights."""
@@ -68,6 +69,7 @@ class Facts:
         rows: the training's metrics, a row a step.
         counts: the train stage's own, judge and references included.
         cost: what the judge's calls cost, those of lost steps included.
+        forecast: what the training expected before its first step (`forecast.json`); None if it did not.
 
     """
 
@@ -84,6 +86,7 @@ class Facts:
     rows: Sequence[Row]
     counts: Mapping[str, float]
     cost: Mapping[str, float]
+    forecast: Mapping[str, Any] | None = None
 
     @property
     def arm(self) -> str | None:
@@ -112,8 +115,8 @@ class Facts:
 
 def card(facts: Facts) -> str:
     """Return the card; equal facts give the same characters."""
-    parts = (_front, _what, _training, _figures, _judge, _data, _limits, _use)
-    return encodable("\n\n".join(part(facts) for part in parts) + "\n")
+    parts = (_front, _what, _training, _figures, _forecast, _judge, _data, _limits, _use)
+    return encodable("\n\n".join(text for part in parts if (text := part(facts))) + "\n")
 
 
 def _front(facts: Facts) -> str:
@@ -220,6 +223,20 @@ def _figures(facts: Facts) -> str:
         " without the references. Calls and cost hold those of steps that were lost and taken again."
     )
     return f"## Figures\n\n{text}\n\n{_table(('figure', 'value', 'n'), told)}"
+
+
+def _forecast(facts: Facts) -> str:
+    """Return the forecast beside what came of it, '' where none was kept."""
+    if facts.forecast is None:
+        return ""
+    hours = sum(row["step_seconds"] for row in facts.rows if _is_finite(row.get("step_seconds"))) / 3600
+    rows = beside(facts.forecast, len(facts.rows), facts.cost["calls"], facts.cost["usd"], hours)
+    text = (
+        "Reckoned before the first step, and what came of it. The hours are those of the steps that count;"
+        " the calls and their cost are also those of steps that were lost and taken again. What the forecast"
+        " rests on is in the artifact's `forecast.json`."
+    )
+    return f"## Forecast and what it took\n\n{text}\n\n{_table(('figure', 'forecast', 'took'), rows)}"
 
 
 def _mean(title: str, rows: Sequence[Row], name: str, form: str) -> tuple[str, str, str]:

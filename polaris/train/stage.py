@@ -19,7 +19,7 @@ from polaris.load import dump
 from polaris.recipe import TrainConfig
 from polaris.runtime import get_logger, progress
 from polaris.stage import StageContext, versions
-from polaris.train import checkpoint
+from polaris.train import checkpoint, expected
 from polaris.train.card import CARD, Facts, card
 from polaris.train.helper import help_out
 from polaris.train.job import (
@@ -72,6 +72,7 @@ def run(context: StageContext, *, worker: str = WORKER) -> None:
     if not team.leads:
         help_out(context, job, trainer, team)
         return
+    expected.keep(context, settings, job)
     uploads = Uploads(context, job, team)
     with progress(planned_steps(settings, job), "optimiser steps") as bar:
 
@@ -212,6 +213,7 @@ def write(context: StageContext, settings: TrainConfig, job: Job) -> None:
         "references": _total(rows, "hri/references"),
         "references_failed": _total(rows, "hri/reference_failed"),
         "references_clipped": _total(rows, "hri/clipped"),
+        "step_hours": _total(rows, "step_seconds") / 3600,
     }
     spent = _spent(context)
     context.counts |= {f"judge_{name}": _total(rows, key) + spent[name] for name, key in EVENTS.items()}
@@ -238,6 +240,7 @@ def write(context: StageContext, settings: TrainConfig, job: Job) -> None:
         rows=rows,
         counts=context.counts,
         cost=context.cost,
+        forecast=expected.write(context),
     )
     context.output.put(f"{MODEL}/{CARD}", card(facts).encode())
     for folder in (job.checkpoints, job.output / MODEL):

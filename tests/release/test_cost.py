@@ -20,10 +20,10 @@ from polaris.release.cost import (
     pods_time,
     story_tokens,
     template_gpus,
-    training_calls,
     training_seconds_left,
 )
 from polaris.release.objects import Snapshot
+from polaris.train.forecast import training_calls
 
 PAPER = TrainConfig(base="base", judge="judge")
 PLAIN = PAPER.model_copy(update={"hri": HRIConfig(max_weight=0)})

@@ -22,6 +22,10 @@ from polaris.run import Run, open_run
 
 TRAIN = {"base": "base", "judge": "judge", "prompts_per_step": 2, "group_size": 3, "micro_batch": 1}
 
+GPU = {
+    "spec": {"template": {"spec": {"containers": [{"resources": {"limits": {"nvidia.com/gpu": 1}}}]}}},
+}
+
 
 def opened(folder: Path, *, cheap: bool = False, budget: float | None = None, **train: object) -> Run:
     """Return a run that trains, writes with a paid model and with its own, and judges with a paid one.
@@ -151,6 +155,46 @@ def test_a_training_under_way_and_what_its_lost_steps_cost(tmp_path: Path) -> No
     finish(run, "train", counts={}, cost={"calls": 30, "usd": 2.5, "cached_calls": 4})
     found = work(works_of(run), "train")
     assert (found.spent, found.calls_left, found.state) == (Spent(30, usd=2.5), 0.0, "complete")
+
+
+def test_validations_to_come_are_counted(tmp_path: Path) -> None:
+    run = opened(tmp_path, validation={"every_steps": 2, "limit": 3})
+    finish(run, "data", counts={"train": 11, "validation": 4}, cost={})
+    # 5 steps of 6 rows; before the first, after the second and after the fourth, 3 stories each.
+    works = works_of(run)
+    assert work(works, "train").calls_left == 5 * 6 + 3 * 3
+    assert "train has 3 validations left, of at most 3 held back pairs each" in works[1]
+    progress = Progress(run.store, run.prefix("train"))
+    progress.put("metrics.jsonl", from_rows([{"step": 1, "step_seconds": 10, "judge/calls": 6}]))
+    cluster = Cluster(Snapshot(NOW), templates={"stage-train.yaml": GPU})
+    works = works_of(run, cluster)
+    assert work(works, "train").calls_left == 4 * 6 + 2 * 3
+    assert work(works, "train").gpu_s_left == 40
+    assert "the time of train's validations to come is not known yet" in works[1]
+    progress.put("validation.jsonl", from_rows([{"step": 0, "step_seconds": 7, "judge/calls": 3}]))
+    works = works_of(run, cluster)
+    train = work(works, "train")
+    assert (train.spent.calls, train.calls_left, train.gpu_s_left) == (9, 4 * 6 + 2 * 3, 40 + 2 * 7)
+    # Without the data nobody knows how many pairs are held back.
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    works = works_of(opened(bare, max_steps=4))
+    assert work(works, "train").calls_left == 4 * 6
+    assert (
+        "train's validations are not counted: data has yet to tell how many pairs are held back" in works[1]
+    )
+
+
+def test_a_finished_training_is_told_beside_its_forecast(tmp_path: Path) -> None:
+    run = opened(tmp_path, max_steps=4)
+    told = {"steps": 4, "calls": 24, "usd": 1.5, "hours": 2.0, "hours_low": 1.0, "hours_high": 4.0}
+    Progress(run.store, run.prefix("train")).put("forecast.json", json.dumps(told).encode())
+    counts = {"steps": 4, "step_hours": 2.25}
+    finish(run, "train", counts=counts, cost={"calls": 25, "usd": 1.25})
+    assert (
+        "train was forecast: steps 4, it took 4; judge calls 24, it took 25; US$ to the judge 1.50, it took"
+        " 1.25; hours 1.0 to 4.0, it took 2.2" in works_of(run)[1]
+    )
 
 
 def test_what_is_under_way_is_not_forecast_again(tmp_path: Path) -> None:

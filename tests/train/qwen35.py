@@ -1,4 +1,4 @@
-"""Sizes of Qwen/Qwen3.5-9B and -2B, as their model cards give them, to plan memory from; a tiny random one."""
+"""Sizes of Qwen/Qwen3.5-9B and -2B by their model cards, to plan memory from; and a tiny random Qwen3.5."""
 
 from __future__ import annotations
 

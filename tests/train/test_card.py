@@ -107,6 +107,7 @@ def facts() -> Facts:
         rows=[row(1, **{"hri/reference_minus_policy_mean": None}), *(row(step) for step in range(2, 31))],
         counts=COUNTS,
         cost={"calls": 970.0, "cached_calls": 12.0, "usd": 4.2},
+        forecast={"steps": 30, "calls": 960, "usd": 4.0, "hours": 0.6, "hours_low": 0.3, "hours_high": 1.2},
     )
 
 
