@@ -103,7 +103,8 @@ def peft_config(lora: LoraConfig) -> Any:
 
     return peft.LoraConfig(
         r=lora.rank,
-        lora_alpha=lora.alpha,
+        # peft only divides it by the rank.
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]
         target_modules="all-linear",
         exclude_modules=rf"(.*\.)?({'|'.join(VISION)})\..*",
         lora_dropout=0.0,

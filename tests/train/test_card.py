@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from polaris.config import RunConfig
 from polaris.identity import identity_of
 from polaris.judge.rubric import rubric_identity
+from polaris.recipe import LoraConfig
 from polaris.train.card import Facts, card
 
 GOLDEN = Path(__file__).with_name("card_golden.md")
@@ -130,6 +131,16 @@ def test_the_front_matter_says_what_is_known_and_no_more() -> None:
     assert {"grpo", "arxiv:2606.04095", "human-reference-injection"} <= set(front["tags"])
     local = front_of(card(replace(facts(), base="sha256:0123456789abcdef")))
     assert "base_model" not in local
+
+
+def test_it_names_adapters_where_there_were_any() -> None:
+    plain = facts()
+    assert "LoRA" not in card(plain)
+    train = plain.train.model_copy(update={"lora": LoraConfig(rank=16, alpha=32)})
+    identity = {**plain.identity, "train": identity_of(train, {})}
+    told = card(replace(plain, config=plain.config.model_copy(update={"train": train}), identity=identity))
+    assert "LoRA of rank 16 and alpha 32, merged into these weights" in told
+    assert "| `train.lora.rank` | 16 | not set |" in told
 
 
 def test_it_says_where_rewards_mean_nothing_and_only_there() -> None:

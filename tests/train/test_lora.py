@@ -11,6 +11,7 @@ from fakes import invented_judge, metrics, write_job
 from models import tiny_model
 from safetensors.torch import load_file
 from test_gradient import loss_by_hand, second_step
+from train.qwen35 import CONFIG_2B
 from transformers import AutoModelForCausalLM
 
 from polaris.errors import ConfigError
@@ -19,7 +20,7 @@ from polaris.recipe import LoraConfig
 from polaris.runtime import StopFlag
 from polaris.train import adapters
 from polaris.train.checkpoint import complete
-from polaris.train.shape import read_shape
+from polaris.train.shape import computed, read_shape
 from polaris.train.worker import train
 
 pytestmark = pytest.mark.filterwarnings(
@@ -61,6 +62,23 @@ def test_every_linear_layer_but_the_head_gets_one_and_they_are_counted(base):
     learn = sum(p.numel() for p in model.parameters() if p.requires_grad)
     shape = read_shape(model.get_base_model().config.to_dict())
     assert adapters.count(shape, LoraConfig.model_validate(LORA)) == learn
+
+
+def test_a_vision_tower_gets_none_and_the_sizes_agree_with_transformers(base):
+    import peft
+    from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration
+
+    given = {name: value for name, value in CONFIG_2B.items() if name != "model_type"}
+    with torch.device("meta"):
+        model = Qwen3_5ForConditionalGeneration(Qwen3_5Config(**given))
+    language = sum(p.numel() for name, p in model.named_parameters() if ".visual." not in name)
+    shape = read_shape(CONFIG_2B)
+    assert computed(shape).language == language
+    lora = LoraConfig(rank=32)
+    model = peft.get_peft_model(model, adapters.peft_config(lora), low_cpu_mem_usage=True)
+    learn = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
+    assert not [name for name in learn if ".visual." in name or "lm_head" in name]
+    assert sum(learn.values()) == adapters.count(shape, lora) == 33_638_400
 
 
 def test_the_seed_alone_decides_the_first_adapters(base):

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from train.qwen35 import CONFIG
 
-from polaris.recipe import TrainConfig
+from polaris.recipe import LoraConfig, TrainConfig
+from polaris.train import adapters
 from polaris.train.memory import GB, MemoryPlan, Row, checkpoint_bytes, plan
 from polaris.train.shape import computed, read_shape
 
@@ -106,6 +107,28 @@ def test_a_checkpoint_is_the_weights_and_the_optimisers_state() -> None:
     assert checkpoint_bytes(SHAPE, PARAMETERS, settings(zero_stage=0), "bfloat16") / GB == pytest.approx(
         109, abs=1
     )
+
+
+def test_adapters_leave_the_base_frozen_and_their_own_state() -> None:
+    learn = 2 * adapters.count(SHAPE, LoraConfig(rank=16))
+    assert learn == adapters.count(SHAPE, LoraConfig(rank=32))
+    alone = planned(lora={}, zero_stage=0, processes=1)
+    assert row(alone, "weights").step == 2 * PARAMETERS.total + 4 * learn
+    assert "frozen; adapters" in row(alone, "weights").assumption
+    assert row(alone, "gradients").step == 4 * learn
+    assert row(alone, "optimiser").step == 8 * learn
+    assert row(alone, "adapters merged").generate == 4096 * 12288 * (4 + 4 + 2)
+    assert alone.peak < planned(zero_stage=0, processes=1).peak - 80 * GB
+    sharded = planned(lora={})
+    assert row(sharded, "weights").step == (2 * PARAMETERS.total + 2 * learn) / 4
+    assert row(sharded, "optimiser").step == 12 * learn / 4
+    assert sharded.engine == planned().engine
+    # An adapter keeps its input, which a frozen matrix would not.
+    assert row(sharded, "activations").backward > row(planned(), "activations").backward
+    generated = planned(lora={}, rollout_engine="transformers")
+    assert "adapters merged" not in [one.part for one in generated.rows]
+    saved = checkpoint_bytes(SHAPE, PARAMETERS, settings(lora={}, zero_stage=0), "bfloat16")
+    assert saved == 12 * learn
 
 
 @given(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from train.qwen35 import CONFIG
+from train.qwen35 import CONFIG, CONFIG_2B
 
 from polaris.errors import InputError
 from polaris.train.shape import computed, counted, read_shape
@@ -35,6 +35,9 @@ def test_parameters_are_those_that_the_models_have() -> None:
     found = computed(read_shape(CONFIG))
     assert found.language == 8_953_803_264
     assert found.vision == pytest.approx(0.456e9, rel=0.01)
+    small = computed(read_shape(CONFIG_2B))
+    assert small.language == 1_881_825_088
+    assert small.total == pytest.approx(2.2e9, rel=0.01)
     assert computed(read_shape(LLAMA)).language == 134_515_008
     untied = computed(read_shape(LLAMA | {"tie_word_embeddings": False})).language
     assert untied - 134_515_008 == 49152 * 576

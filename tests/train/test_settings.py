@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from polaris.recipe import HRIConfig, TrainConfig
+from polaris.recipe import HRIConfig, LoraConfig, TrainConfig
 from polaris.train.settings import Hardware, accumulation, grpo_arguments, order, total_steps
 
 PAPER = TrainConfig(base="base", judge="judge", processes=4, zero_stage=3)
@@ -96,6 +96,16 @@ def test_losses_that_treat_references_otherwise_are_refused(loss):
 )
 def test_number_formats(cuda, dtype, zero_stage, held):
     assert Hardware(cuda, dtype).load_dtype(zero_stage) == held
+
+
+def test_a_frozen_base_takes_half_the_memory_where_there_is_a_gpu():
+    train = PAPER.model_copy(update={"zero_stage": 0, "lora": LoraConfig()})
+    for cuda, held in ((True, "bfloat16"), (False, "float32")):
+        found = grpo_arguments(
+            train, Hardware(cuda, "bfloat16"), steps=1, seed=1, thinking=True, end_id=7, output=Path("out")
+        )
+        assert found["model_init_kwargs"] == {"dtype": held}
+    assert Hardware(True, "float32").load_dtype(0, frozen=True) == "float32"
 
 
 @given(st.integers(1, 40), st.integers(1, 5), st.integers(1, 30), st.integers(0, 3))

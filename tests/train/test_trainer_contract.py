@@ -75,7 +75,13 @@ def test_relied_on_lines(method, fragments):
 
 def test_the_engine_takes_lists_of_prompts_and_is_reached_as_llm():
     source = inspect.getsource(VLLMGeneration)
-    for fragment in ("self.llm = LLM(", "def sync_weights(self)", "def generate("):
+    for fragment in (
+        "self.llm = LLM(",
+        "def sync_weights(self)",
+        "in self._iter_named_params():",
+        "self._dist.gather_params(",
+        "def generate(",
+    ):
         assert fragment in source, f"{VERSION}: VLLMGeneration has no `{fragment}`"
     assert hasattr(grpo_trainer, "VLLMGeneration"), VERSION
 
