@@ -97,9 +97,18 @@ def test_a_difference_is_judged_by_the_trainings_own_limit(tmp_path: Path) -> No
         assert "of 133 tokens differ by 0.1 between" in fine.detail
         assert "bfloat16 on cuda" in fine.detail
         assert over.state == "failed"
-        assert over.detail.endswith("more than train.engine_max_difference 0.1")
+        assert over.detail.endswith("more than train.engine_max_difference allows: 0.1")
         assert over.fix
         assert judge(base, replace(ANSWER, **{field: float("inf")})).state == "failed"
+
+
+def test_in_float32_padding_may_change_next_to_nothing(tmp_path: Path) -> None:
+    base = base_of(subject(tmp_path, tmp_path))
+    fine, over = (
+        of_padding(base, replace(ANSWER, dtype="float32", device="cpu", padding=by)) for by in (1e-5, 0.1)
+    )
+    assert (fine.state, over.state) == ("ok", "failed")
+    assert over.detail.endswith("more than float32's rounding allows: 0.01")
 
 
 def test_an_engine_that_does_not_start_is_a_fault_only_where_the_training_runs(tmp_path: Path) -> None:

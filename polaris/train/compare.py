@@ -182,10 +182,9 @@ def _engines(question: Question, ids: list[int], ours: torch.Tensor) -> tuple[fl
 
 
 def _line(error: BaseException) -> str:
-    """Return an error's first line that says something."""
+    """Return an error's first line that says something, without what pydantic adds."""
     said = [line.strip() for line in str(error).splitlines() if line.strip()]
-    # pydantic counts its errors before it tells them.
-    told = next((line for line in said if "validation error" not in line), "")
+    told = next((line.partition(" [type=")[0] for line in said if "validation error" not in line), "")
     return f"{type(error).__name__}: {told}" if told else type(error).__name__
 
 
