@@ -29,5 +29,5 @@ def _adapters(subject: Subject, train: TrainConfig) -> Iterator[Finding]:
         yield from lines("lora", ConfigError(refusal(train.base, *refused)))
     else:
         learn = count(read_shape(found), train.lora)
-        told = f"rank {train.lora.rank}, alpha {train.lora.alpha:g}: {learn:,} parameters learn"
+        told = f"rank {train.lora.rank}, alpha {train.lora.alpha}: {learn:,} parameters learn"
         yield Finding("ok", "lora", f"{told}; the base stays as it is, and what is exported is whole")

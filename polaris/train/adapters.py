@@ -103,8 +103,7 @@ def peft_config(lora: LoraConfig) -> Any:
 
     return peft.LoraConfig(
         r=lora.rank,
-        # peft only divides it by the rank.
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]
+        lora_alpha=lora.alpha,
         target_modules="all-linear",
         exclude_modules=rf"(.*\.)?({'|'.join(VISION)})\..*",
         lora_dropout=0.0,
