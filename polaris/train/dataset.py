@@ -78,8 +78,9 @@ def training_rows(
 def validation_rows(
     pairs: Iterable[dict[str, Any]], tokenizer: Any, train: TrainConfig, thinking: bool, counts: Counts
 ) -> list[dict[str, Any]]:
-    """Return a row {uid, prompt, target_word_count} for each held back pair to validate on; fill in counts."""
-    settings, rows = train.validation, list[dict[str, Any]]()
+    """Return a row {uid, prompt, target_word_count} for each held back pair to validate on; count."""
+    settings = train.validation
+    rows: list[dict[str, Any]] = []
     if settings is None:
         return rows
     for pair in pairs:

@@ -196,7 +196,7 @@ class Reward:
         return len(self.tokenizer(thoughts, add_special_tokens=False)["input_ids"])
 
     def terms(self) -> list[str]:
-        """Return the names of the components that there are: of those on token counts the ones switched on."""
+        """Return the components' names; of the two on token counts those that are switched on."""
         optional = [name for name in ("thinking", "overlong") if getattr(self.token_terms, name)]
         return ["quality", "repetition", "length", "blank", "length_reward", *optional]
 
