@@ -59,7 +59,7 @@ USES: dict[str, set[str]] = {
 """Part of the package → the parts that it may use beside the core and itself."""
 
 HEAVY = {"torch", "transformers", "trl", "vllm", "deepspeed", "boto3", "botocore", "kubernetes", "openai"}
-HEAVY |= {"huggingface_hub", "datasets", "accelerate", "peft", "matplotlib", "numpy"}
+HEAVY |= {"huggingface_hub", "datasets", "accelerate", "peft", "matplotlib", "numpy", "tensorboard", "wandb"}
 
 
 def imported(path: Path) -> Iterator[str]:

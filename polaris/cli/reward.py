@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
 def reward(
     rows: Rows,
     validation: Annotated[
-        bool, typer.Option("--validation", help="Weigh as the recipe's validation does, not as training.")
+        bool, typer.Option("--validation", help="Weigh as validation does, not as training.")
     ] = False,
     config: Annotated[
         Path | None,
@@ -46,15 +46,14 @@ def reward(
     and with a judgement story_quality and reward. Without target_word_count the prompt's last "N words long"
     is the target. A bad row has no line; its number and field are on stderr, and the exit code is 3.
     """
-    from dataclasses import replace
-
     from polaris.reward.composite import VALIDATION
     from polaris.reward.line import reward_line
     from polaris.reward.settings import Settings
 
-    settings = Settings() if config is None else _configured(config)
-    if validation:
-        settings = replace(settings, weights=VALIDATION)
+    if config is not None:
+        settings = _configured(config, validation)
+    else:
+        settings = Settings(weights=VALIDATION) if validation else Settings()
     _answer(rows, lambda row: reward_line(row, settings))
 
 
@@ -83,7 +82,7 @@ def metric(
     _answer(rows, lambda row: metric_line(row, score))
 
 
-def _configured(path: Path) -> Any:
+def _configured(path: Path, validation: bool) -> Any:
     import sys
 
     from polaris.load import load
@@ -93,7 +92,7 @@ def _configured(path: Path) -> Any:
     for term in ("thinking", "overlong"):
         if getattr(config, term) is not None:
             print(f"note: reward.{term} counts tokens, which rows do not have: left out", file=sys.stderr)
-    return Settings.of(config)
+    return Settings.of(config, validation=validation)
 
 
 def _answer(path: Path, answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:

@@ -28,10 +28,14 @@ class Settings:
     gate: Disqualification | None = None
 
     @classmethod
-    def of(cls, config: RewardConfig) -> Settings:
-        """Return what the configuration sets, the two penalties on token counts left out."""
+    def of(cls, config: RewardConfig, *, validation: bool = False) -> Settings:
+        """Return what the configuration sets, the two penalties on token counts left out.
+
+        `validation` takes the weights of the validation that goes with training.
+        """
+        weights = config.validation_weights if validation else config.weights
         return cls(
-            weights=Weights(**config.weights.model_dump()),
+            weights=Weights(**weights.model_dump()),
             clip=(-config.clip, config.clip),
             floors=floors_of(config),
             gate=Disqualification(**config.disqualify.model_dump()) if config.disqualify else None,

@@ -22,15 +22,18 @@ from polaris.config import RunConfig
 from polaris.errors import ConfigError
 from polaris.judge.parse import Judgement
 from polaris.judge.score import open_judge
-from polaris.recipe import TrainConfig
+from polaris.recipe import TrainConfig, ValidationConfig
+from polaris.reward.settings import Settings
 from polaris.storage import open_store
 from polaris.train import adapters, references
 from polaris.train.agreement import Agreement
-from polaris.train.dataset import training_rows
+from polaris.train.callbacks import Stopper
+from polaris.train.dataset import training_rows, validation_rows
 from polaris.train.job import COUNTS, Job, judge_endpoint
 from polaris.train.reward import JudgeStory, Reward
 from polaris.train.settings import Hardware, grpo_arguments, order, total_steps
 from polaris.train.trainer import ReferenceTrainer
+from polaris.train.validation import Validation
 
 DDP_TIMEOUT_S = 1800
 """Shortest wait in a collective, seconds: torch's own."""
@@ -51,7 +54,7 @@ class Opened:
 
 @dataclass(frozen=True)
 class Built:
-    """A trainer, what it was made of, and how many prompts it has."""
+    """A trainer, what it was made of, how many prompts it has, and the rows to validate on."""
 
     trainer: ReferenceTrainer
     tokenizer: Any
@@ -59,6 +62,24 @@ class Built:
     prompts: int
     agreement: Agreement
     budget: Budget | None
+    reward: Reward
+    held_back: list[dict[str, Any]]
+
+    def validation(
+        self, job: Job, config: RunConfig, settings: ValidationConfig, stopper: Stopper
+    ) -> Validation:
+        """Return the callback that validates on the held back rows."""
+        return Validation(
+            self.held_back,
+            settings,
+            Settings.of(config.reward, validation=True),
+            trainer=self.trainer,
+            judged=self.reward,
+            agreement=self.agreement,
+            stopper=stopper,
+            output=job.output,
+            seed=config.seed,
+        )
 
     def close(self) -> None:
         """Give the rest of the budget's claimed slices back to other processes."""
@@ -87,6 +108,7 @@ def build(
     tokenizer.eos_token = end
     pairs = to_rows(job.pairs.read_bytes(), job.pairs.name)
     rows, counts = training_rows(pairs, tokenizer, settings, thinking)
+    held_back = validation_rows(pairs, tokenizer, settings, thinking, counts)
     if int(os.environ.get("RANK", "0")) == 0:
         (job.output / COUNTS).write_text(json.dumps(counts.to_json()), encoding="utf-8")
     keywords = grpo_arguments(
@@ -97,8 +119,11 @@ def build(
         thinking=thinking,
         end_id=end_id,
         output=job.checkpoints,
+        name=config.run if job.arm is None else f"{config.run}.{job.arm}",
     )
     arguments = GRPOConfig(**keywords, ddp_timeout=_collective_timeout_s(config, settings))
+    if "wandb" in settings.report_to:
+        os.environ.setdefault("WANDB_DIR", str(job.output))
     if settings.zero_stage and not hardware.cuda:
         cpu_engine.join_processes()
     opened = Opened(judge) if judge is not None else _open_judge(config, settings)
@@ -128,7 +153,7 @@ def build(
     )
     freeze_vision(trainer.model)
     trainer.remove_callback(PrinterCallback)
-    return Built(trainer, tokenizer, end_id, len(rows), agreement, opened.budget)
+    return Built(trainer, tokenizer, end_id, len(rows), agreement, opened.budget, reward, held_back)
 
 
 def _collective_timeout_s(config: RunConfig, settings: TrainConfig) -> int:

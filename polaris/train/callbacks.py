@@ -67,12 +67,16 @@ class Stopper(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Agree; a checkpoint that only some processes write is none."""
-        own = torch.tensor([self.stop.signal or 0], device=PartialState().device)
-        signal_number = int(gather(own).max())
+        signal_number = self.asked()
         if signal_number and state.global_step < state.max_steps:
             self.stopped_by = signal_number
             control.should_save = True
             control.should_training_stop = True
+
+    def asked(self) -> int:
+        """Return the signal that one of the processes has got, 0 for none; all of them must call it."""
+        own = torch.tensor([self.stop.signal or 0], device=PartialState().device)
+        return int(gather(own).max())
 
 
 class Sealer(TrainerCallback):  # type: ignore[misc]

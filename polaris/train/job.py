@@ -32,13 +32,22 @@ KEY_ENV = "POLARIS_TRAIN_JUDGE_KEY"
 CONFIG = "config.yaml"
 STATUS = "status.json"
 METRICS = "metrics.jsonl"
+VALIDATION = "validation.jsonl"
+"""A row a validation."""
+SAMPLES = "samples"
+"""Folder of a file a validation, with what was written and how it was judged."""
+TENSORBOARD = "tensorboard"
+"""Folder of TensorBoard's event file."""
 COUNTS = "counts.json"
 MODEL = "model"
 PIDS = "pids"
 CHECKPOINTS = "checkpoints"
 
 UNFINISHED = "unfinished.json"
-"""The figures of a step that was begun, judged and not taken: a row as those in the metrics."""
+"""The figures of a step that was begun, judged and not taken: a row as those in the metrics.
+
+`validation` true says that it is a validation's, after that step.
+"""
 
 SPENT = "spent.json"
 """Progress piece of the stage: what steps cost that were lost and taken again, the paid calls of each
@@ -50,6 +59,11 @@ EVENTS = {name: f"judge/{name}" for name in Usage().events()}
 
 KINDS: tuple[type[PolarisError], ...] = (ConfigError, InputError, BudgetError, GuardError, TransientError)
 """Errors that end a training with a code of their own."""
+
+
+def samples_of(step: int) -> str:
+    """Return the name of the file of the stories that the validation after a step wrote."""
+    return f"{SAMPLES}/step-{step:06}.jsonl"
 
 
 @dataclass(frozen=True)

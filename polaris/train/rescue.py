@@ -29,7 +29,11 @@ class Rescue(TrainerCallback):  # type: ignore[misc]
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Remember the generators; a resumed run has loaded its own by now."""
-        self._before = _generators()
+        self._before = generators()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Remember them anew: what follows, a validation, may be what cannot be finished."""
+        self._before = generators()
 
     def save(self, trainer: Any) -> int:
         """Save the last finished step unless that is done; return its number, 0 if there is none.
@@ -41,18 +45,20 @@ class Rescue(TrainerCallback):  # type: ignore[misc]
         missing = torch.tensor([step > 0 and not is_complete(folder)], device=PartialState().device)
         if gather(missing).any():
             if self._before is not None:
-                _restore(self._before)
+                restore(self._before)
             trainer._save_checkpoint(trainer.model, trial=None)
             trainer.callback_handler.on_save(trainer.args, trainer.state, trainer.control)
         return step
 
 
-def _generators() -> Generators:
+def generators() -> Generators:
+    """Return the states of this process's random generators."""
     cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
     return random.getstate(), numpy.random.get_state(), torch.get_rng_state(), cuda
 
 
-def _restore(found: Generators) -> None:
+def restore(found: Generators) -> None:
+    """Put such states back."""
     random.setstate(found[0])
     numpy.random.set_state(found[1])
     torch.set_rng_state(found[2])

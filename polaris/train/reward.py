@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from polaris.chat import Usage
@@ -30,6 +30,16 @@ LogMetric = Callable[[str, float], None]
 Result = Judgement | JudgeFailed | PolarisError
 
 log = get_logger("reward")
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A completion's text, its story if it has one, the components of its reward, and its judgement."""
+
+    text: str
+    story: str | None
+    parts: Components
+    judgement: Judgement | None
 
 
 class Reward:
@@ -92,17 +102,39 @@ class Reward:
 
         It raises no error of the judge's: what this process alone has met, all must stop for together.
         """
+        asked = [prompt[-1]["content"] for prompt in prompts]
+        rewards: list[float | None] = []
+        for row, scored in enumerate(
+            await self.score(asked, completion_ids, target_word_count, is_reference)
+        ):
+            rewards.append(reward(scored.parts, self.settings.weights, self.settings.clip))
+            if is_reference[row]:
+                _log_reference(scored.parts, log_metric)
+            else:
+                self._log_policy(scored.parts, target_word_count[row], completion_ids[row], log_metric)
+            if scored.judgement is not None and scored.judgement.quote_validity is not None:
+                log_metric("judge/quote_validity", scored.judgement.quote_validity)
+        self._log_calls(self.outcome, log_metric)
+        return rewards
+
+    async def score(
+        self,
+        asked: Sequence[str],
+        completion_ids: Sequence[list[int]],
+        targets: Sequence[int],
+        is_reference: Sequence[bool],
+    ) -> list[Scored]:
+        """Return what each completion is worth before any weighting; say in `outcome` what failed."""
         texts = [self.tokenizer.decode(ids, skip_special_tokens=True) for ids in completion_ids]
         stories = [split_thinking(text, self.thinking) for text in texts]
-        asked = [prompt[-1]["content"] for prompt in prompts]
         # Those under way when one meets an error go on to their end: their answers are paid for.
         results = await asyncio.gather(*map(self._judged, asked, stories))
-        rewards: list[float | None] = []
+        found = []
         for row, result in enumerate(results):
             judgement = result if isinstance(result, Judgement) else None
             parts = score_story(
                 stories[row],
-                target_word_count[row],
+                targets[row],
                 judgement,
                 floors=self.settings.floors,
                 gate=self.settings.gate,
@@ -111,16 +143,9 @@ class Reward:
                 thinking_tokens=self._thinking_tokens(texts[row]),
                 response_tokens=len(completion_ids[row]),
             )
-            rewards.append(reward(parts, self.settings.weights, self.settings.clip))
-            if is_reference[row]:
-                _log_reference(parts, log_metric)
-            else:
-                self._log_policy(parts, target_word_count[row], completion_ids[row], log_metric)
-            if judgement is not None and judgement.quote_validity is not None:
-                log_metric("judge/quote_validity", judgement.quote_validity)
+            found.append(Scored(texts[row], stories[row], parts, judgement))
         self.outcome = self._outcome(results, sum(map(_exists, stories)))
-        self._log_calls(self.outcome, log_metric)
-        return rewards
+        return found
 
     async def _judged(self, prompt: str, story: str | None) -> Result:
         if not _exists(story):
@@ -170,10 +195,13 @@ class Reward:
         thoughts = text.partition(THINK_END)[0] if self.thinking else ""
         return len(self.tokenizer(thoughts, add_special_tokens=False)["input_ids"])
 
+    def terms(self) -> list[str]:
+        """Return the components' names; of the two on token counts those that are switched on."""
+        optional = [name for name in ("thinking", "overlong") if getattr(self.token_terms, name)]
+        return ["quality", "repetition", "length", "blank", "length_reward", *optional]
+
     def _log_policy(self, parts: Components, target: int, ids: list[int], log_metric: LogMetric) -> None:
-        names = ["quality", "repetition", "length", "blank", "length_reward"]
-        names += [name for name in ("thinking", "overlong") if getattr(self.token_terms, name)]
-        for name in names:
+        for name in self.terms():
             value = getattr(parts, name)
             if value is not None:
                 log_metric(f"reward/{name}", value)

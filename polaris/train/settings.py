@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import random
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from polaris.errors import ConfigError
 from polaris.recipe import TrainConfig
 
 
@@ -91,6 +93,18 @@ def deepspeed(stage: int) -> dict[str, Any]:
     }
 
 
+def require_reporters(train: TrainConfig) -> None:
+    """Raise ConfigError if a package is missing that `report_to` needs: before training, not after a step."""
+    for name in train.report_to:
+        try:
+            importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError:
+            raise ConfigError(
+                f"train.report_to: value '{name}'; that package is not installed here:"
+                f" `pip install {name}`, or take it out of the list"
+            ) from None
+
+
 def grpo_arguments(
     train: TrainConfig,
     hardware: Hardware,
@@ -100,8 +114,9 @@ def grpo_arguments(
     thinking: bool,
     end_id: int,
     output: Path,
+    name: str = "polaris",
 ) -> dict[str, Any]:
-    """Return the keyword arguments of GRPOConfig.
+    """Return the keyword arguments of GRPOConfig; `name` is what W&B calls this training.
 
     `steps_per_generation` stays TRL's default, the accumulation: one generation a step, so the policy's
     ratio, and that of a reference, is exactly 1.
@@ -147,7 +162,9 @@ def grpo_arguments(
         # The filter would hide a NaN loss behind the last finite one.
         "logging_nan_inf_filter": False,
         "log_completions": False,
-        "report_to": "none",
+        # Event files for TensorBoard are made of the metrics' rows, with no step twice.
+        "report_to": ["wandb"] if "wandb" in train.report_to else "none",
+        "run_name": name,
         "disable_tqdm": True,
         "dataloader_pin_memory": hardware.cuda,
         "use_vllm": engine,

@@ -19,7 +19,7 @@ from polaris.load import dump
 from polaris.recipe import TrainConfig
 from polaris.runtime import get_logger, progress
 from polaris.stage import StageContext, versions
-from polaris.train import checkpoint, expected
+from polaris.train import checkpoint, expected, records
 from polaris.train.card import CARD, Facts, card
 from polaris.train.helper import help_out
 from polaris.train.job import (
@@ -36,7 +36,7 @@ from polaris.train.job import (
 )
 from polaris.train.nodes import Team, team_of
 from polaris.train.orphans import end_orphans
-from polaris.train.settings import total_steps
+from polaris.train.settings import require_reporters, total_steps
 from polaris.train.supervise import WORKER, Trainer
 from polaris.train.uploads import Uploads
 
@@ -49,7 +49,7 @@ log = get_logger("train")
 
 
 def run(context: StageContext, *, worker: str = WORKER) -> None:
-    """Train, or go on training, and write `model/…` and `metrics.jsonl`.
+    """Train, or go on training, and write `model/…`, `metrics.jsonl` and the validations.
 
     Of several nodes only the one with rank 0 writes; the others end well without an artifact.
 
@@ -58,6 +58,7 @@ def run(context: StageContext, *, worker: str = WORKER) -> None:
 
     """
     settings = context.config.training(context.instance.params.get("arm"))
+    require_reporters(settings)
     team = team_of(settings)
     job = prepare(context, settings, team)
     judge = context.endpoint(context.config.judges[settings.judge].model)
@@ -113,6 +114,8 @@ def prepare(context: StageContext, settings: TrainConfig, team: Team) -> Job:
     if team.leads:
         book_unfinished(context, output)
         restore_metrics(context, output / METRICS, last_step)
+        again = records.restore(context.progress, output, last_step)
+        _book(context, [row | {"validation": True} for row in again])
     if resume:
         log.info("resume", checkpoint=resume.name)
     return replace(job, resume=resume)
@@ -186,7 +189,7 @@ def _book(context: StageContext, lost: list[Row]) -> None:
     told["repaid"] = spent["repaid"] + _repaid(lost, spent)
     told["paid"] = dict(spent["paid"])
     for row in lost:
-        step = str(row["step"])
+        step = _place(row)
         told["paid"][step] = told["paid"].get(step, 0.0) + (row.get("judge/calls") or 0.0)
     context.progress.put(SPENT, json.dumps(told).encode())
 
@@ -203,6 +206,9 @@ def write(context: StageContext, settings: TrainConfig, job: Job) -> None:
     for path in sorted((job.output / MODEL).iterdir()):
         context.output.put_file(f"{MODEL}/{path.name}", path)
     context.output.put_rows(METRICS, rows)
+    tensorboard = "tensorboard" in settings.report_to
+    validations = records.write(context.output, job.output, rows, tensorboard=tensorboard)
+    judged = [*rows, *(row | {"validation": True} for row in validations)]
     counts: dict[str, Any] = json.loads((job.output / COUNTS).read_text(encoding="utf-8"))
     context.counts |= counts
     context.counts |= {
@@ -214,11 +220,14 @@ def write(context: StageContext, settings: TrainConfig, job: Job) -> None:
         "references_failed": _total(rows, "hri/reference_failed"),
         "references_clipped": _total(rows, "hri/clipped"),
         "step_hours": _total(rows, "step_seconds") / 3600,
+        "validations": len(validations),
+        "validation_stories": _total(validations, "n"),
+        "validation_failed": _total(validations, "failed"),
     }
     spent = _spent(context)
-    context.counts |= {f"judge_{name}": _total(rows, key) + spent[name] for name, key in EVENTS.items()}
-    context.counts["judge_repaid"] = spent["repaid"] + _repaid(rows, spent)
-    context.cost |= {name: _total(rows, key) + spent[name] for name, key in COST.items()}
+    context.counts |= {f"judge_{name}": _total(judged, key) + spent[name] for name, key in EVENTS.items()}
+    context.counts["judge_repaid"] = spent["repaid"] + _repaid(judged, spent)
+    context.cost |= {name: _total(judged, key) + spent[name] for name, key in COST.items()}
     if context.counts["judge_schema_fallbacks"]:
         endpoint = f"models.{context.config.judges[settings.judge].model}"
         context.notes.append(f"{endpoint}: enforces no JSON schema, so the judge gets it in its prompt")
@@ -260,9 +269,14 @@ def _repaid(rows: list[Row], spent: Mapping[str, Any]) -> float:
     """
     found = 0.0
     for row in rows:
-        useless = spent["paid"].get(str(row["step"]), 0.0) - (row.get("judge/cached") or 0.0)
+        useless = spent["paid"].get(_place(row), 0.0) - (row.get("judge/cached") or 0.0)
         found += min(row.get("judge/calls") or 0.0, max(0.0, useless))
     return found
+
+
+def _place(row: Row) -> str:
+    """Return under which name `paid` holds the calls of a step, or of the validation after it."""
+    return f"validation {row['step']}" if row.get("validation") else str(row["step"])
 
 
 def _total(rows: list[Row], name: str) -> float:

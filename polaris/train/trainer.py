@@ -8,19 +8,25 @@ TRL's own; shaping reaches it as advantages of (B, T). Read against TRL 1.16;
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import Callable
-from typing import Any, get_args
+from collections import defaultdict
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar, get_args
 
 import torch
 from accelerate.utils import gather, set_seed
+from transformers import GenerationConfig
 from trl import GRPOConfig, GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
 from polaris.errors import ConfigError, GuardError
-from polaris.recipe import HRIConfig, Loss
+from polaris.recipe import HRIConfig, Loss, Sampling
 from polaris.runtime import get_logger
 from polaris.train import adapters, parity, references
+
+Answer = TypeVar("Answer")
 
 log = get_logger("train")
 
@@ -147,6 +153,51 @@ class ReferenceTrainer(GRPOTrainer):  # type: ignore[misc]
         self.agree()
         self._rewards = rewards[:, 0].clone()
         return rewards.masked_fill(self._marks.unsqueeze(1), math.nan)
+
+    def write_stories(self, prompts: list[list[dict[str, str]]], sampling: Sampling) -> list[list[int]]:
+        """Return one completion's tokens a prompt, drawn as `sampling` says, outside of any step.
+
+        The way is a step's own: the same engine, sent the current weights and compared. Every process must
+        give the same number of prompts, one at least. Nothing of it stays: sampling and metrics are a step's
+        again, and the next step sends the engine its weights as if this had not been.
+        """
+        prompt_ids, images, fields = self._tokenize_prompts(prompts)
+        metrics, self._metrics = self._metrics, {mode: defaultdict(list) for mode in self._metrics}
+        try:
+            with self._drawn_as(sampling):
+                return self._generate_single_turn(prompt_ids, images, fields, 1)[0]
+        finally:
+            self._metrics = metrics
+            if self.use_vllm:
+                self._last_loaded_step = -1
+
+    def wait_for(self, answer: Coroutine[Any, Any, Answer]) -> Answer:
+        """Return a coroutine's answer; it runs where the rewards do, for the judge's client lives there."""
+        return asyncio.run_coroutine_threadsafe(answer, self.async_loop).result()
+
+    @contextmanager
+    def _drawn_as(self, sampling: Sampling) -> Iterator[None]:
+        """Swap a sampling in, in both of the places where in-process generation has it."""
+        drawn = sampling.model_dump()
+        if self.use_vllm:
+            engine = self.vllm_generation
+            before = {name: getattr(engine, name) for name in drawn}
+            try:
+                vars(engine).update(drawn)
+                yield
+            finally:
+                vars(engine).update(before)
+            return
+        kept = self.generation_kwargs, self.generation_config
+        if not sampling.temperature:
+            drawn = {"do_sample": False, "repetition_penalty": sampling.repetition_penalty}
+            drawn |= dict.fromkeys(("temperature", "top_p", "top_k", "min_p"))
+        try:
+            self.generation_kwargs = self.generation_kwargs | drawn
+            self.generation_config = GenerationConfig(**self.generation_kwargs, disable_compile=True)
+            yield
+        finally:
+            self.generation_kwargs, self.generation_config = kept
 
     def _weight(self) -> float:
         hri = self.hri

@@ -24,6 +24,7 @@ from polaris.runtime import get_logger
 from polaris.train import checkpoint
 from polaris.train.job import METRICS, Job
 from polaris.train.nodes import Team
+from polaris.train.records import Records
 
 if TYPE_CHECKING:
     from polaris.stage import StageContext
@@ -98,6 +99,8 @@ class Uploads(_Background):
         self._tried: set[str] = set()
         self._rows_stored = self._rows_tried = 0
         self._arriving: _Arriving | None = None
+        reporters = context.config.training(job.arm).report_to
+        self._records = Records(self.progress, job.output, tensorboard="tensorboard" in reporters)
 
     def finish(self) -> None:
         """Upload what is left; wait a while for the other nodes' files of it."""
@@ -122,6 +125,7 @@ class Uploads(_Background):
         rows = checkpoint.read_metrics(self.job.output / METRICS)
         new = here and self._arriving is None and here[-1].name not in self.stored | self._tried
         newest = here[-1] if new else None
+        self._records.put(rows)
         if newest:
             self._tried.add(newest.name)
         # Before the checkpoint: one that is complete without its steps' rows would lose them for good.

@@ -21,7 +21,7 @@ from polaris.errors import BUG, DONE, ConfigError, PolarisError, TransientError
 from polaris.load import load
 from polaris.recipe import TrainConfig
 from polaris.runtime import StopFlag, configure_logging, get_logger
-from polaris.train.job import METRICS, MODEL, PIDS, UNFINISHED, Job, write_status
+from polaris.train.job import METRICS, MODEL, PIDS, UNFINISHED, VALIDATION, Job, write_status
 from polaris.train.nodes import told_team
 from polaris.train.settings import Hardware, steps_per_epoch
 
@@ -90,11 +90,14 @@ def train(job: Job, config: RunConfig, stop: StopFlag, *, judge: Any = None) -> 
         layout = replace(layout, session=session(resumed))
     if built.trainer.accelerator.is_main_process:
         checkpoint.truncate_metrics(job.output / METRICS, resumed)
+        checkpoint.truncate_metrics(job.output / VALIDATION, resumed)
     stopper = callbacks.Stopper(stop)
     built.trainer.add_callback(
         callbacks.Metrics(job.output / METRICS, steps_per_epoch(built.prompts, settings))
     )
     built.trainer.add_callback(stopper)
+    if settings.validation is not None:
+        built.trainer.add_callback(built.validation(job, config, settings.validation, stopper))
     built.trainer.add_callback(callbacks.Sealer(layout))
     try:
         _run(built, job)
@@ -115,17 +118,23 @@ def _run(built: Built, job: Job) -> None:
     """
     from polaris.train.rescue import Rescue
     from polaris.train.reward import call_figures
+    from polaris.train.validation import Abandoned
 
     trainer, rescue = built.trainer, Rescue()
     trainer.add_callback(rescue)
     try:
         trainer.train(resume_from_checkpoint=str(job.resume) if job.resume else None)
+    except Abandoned:
+        return
     except PolarisError as error:
         if error is not built.agreement.error:
             raise
         step = rescue.save(trainer)
         if trainer.accelerator.is_main_process:
-            row = {"step": step + 1} | call_figures(built.agreement.usage)
+            place = {"step": step + 1}
+            if built.agreement.validation is not None:
+                place = {"step": built.agreement.validation, "validation": True}
+            row = place | call_figures(built.agreement.usage)
             (job.output / UNFINISHED).write_text(json.dumps(row), encoding="utf-8")
         saved = f"checkpoint-{step} is saved" if step else "nothing was trained yet"
         raise type(error)(f"{error}; {saved}") from None

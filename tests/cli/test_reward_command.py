@@ -93,6 +93,19 @@ def test_a_bad_row_has_no_line_and_the_others_have_theirs(
     assert "canary" not in err
 
 
+def test_a_configurations_own_validation_weights(
+    cli: Polaris, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 100 words of 1,000: the length penalty is above 0 by the demo's narrow bounds too.
+    path = written(tmp_path, story("a", 100, target_word_count=1000, judgement=JUDGEMENT))
+    rewards = []
+    for weight in ("0.2", "0.6"):
+        monkeypatch.setenv("POLARIS__REWARD__VALIDATION_WEIGHTS__LENGTH", weight)
+        assert cli("reward", path, "--config", DEMO, "--validation") == 0
+        rewards.append(json.loads(capsys.readouterr().out)["reward"])
+    assert rewards[1] == pytest.approx(3 * rewards[0]) and rewards[0] < 0
+
+
 def test_weights(cli: Polaris, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     # 100 words of 1,000: length penalty 1 - 100/650, blank, nothing repeated
     path = written(tmp_path, story("a", 100, target_word_count=1000, judgement=JUDGEMENT))

@@ -181,6 +181,7 @@ def test_a_configuration_sets_weights_clip_floors_and_gate() -> None:
 
 def test_the_defaults_are_the_configurations() -> None:
     assert Settings.of(RewardConfig()) == Settings()
+    assert Settings.of(RewardConfig(), validation=True) == Settings(weights=VALIDATION)
 
 
 @st.composite

@@ -49,6 +49,24 @@ def test_the_papers_numbers():
     assert found["deepspeed"]["zero_optimization"]["stage"] == 3
 
 
+def test_wandb_is_trls_own_business_and_tensorboard_is_not():
+    def told(*reporters):
+        train = PAPER.model_copy(update={"report_to": reporters})
+        place = {
+            "steps": 1,
+            "seed": 1,
+            "thinking": True,
+            "end_id": 7,
+            "output": Path("out"),
+            "name": "paper.plain",
+        }
+        found = grpo_arguments(train, Hardware(True, "bfloat16"), **place)
+        return found["report_to"], found["run_name"]
+
+    assert told("tensorboard") == told() == ("none", "paper.plain")
+    assert told("tensorboard", "wandb") == (["wandb"], "paper.plain")
+
+
 def test_rows_that_do_not_divide_are_refused_with_the_numbers():
     with pytest.raises(ValidationError, match=r"8 × group_size 6 = 48 .* 4 × micro_batch 5 = 20"):
         TrainConfig(**PAPER.model_dump() | {"micro_batch": 5})

@@ -11,7 +11,7 @@ from heavy import GRPOConfig, GRPOTrainer, VLLMGeneration, grpo_trainer, trl
 from trl.trainer.utils import get_callable_name, is_async_callable
 
 from polaris.errors import ConfigError
-from polaris.recipe import HRIConfig, Loss
+from polaris.recipe import HRIConfig, Loss, Sampling
 from polaris.train.build import hide_rows
 from polaris.train.reward import Reward
 from polaris.train.trainer import check_arguments
@@ -29,6 +29,7 @@ SIGNATURES = {
         "has_tool_images",
     ],
     "_calculate_rewards": ["self", "inputs", "prompts", "completions", "completion_ids_list"],
+    "_tokenize_prompts": ["self", "prompts"],
     "_save_checkpoint": ["self", "model", "trial"],
 }
 
@@ -61,7 +62,13 @@ def test_methods_that_are_overridden_or_called(name):
             '"advantages": advantages',
         ],
         # A None log-probability becomes NaN and a ratio of exactly 1.
-        "_generate_single_turn": ["self.state.global_step != self._last_loaded_step", "sync_weights()"],
+        # Where its sampling stands, in process; a validation swaps both.
+        "_generate_single_turn": [
+            "self.state.global_step != self._last_loaded_step",
+            "sync_weights()",
+            "generation_config=self.generation_config",
+            "generation_kwargs=self.generation_kwargs",
+        ],
         "_calculate_rewards": ["torch.nan", "return rewards_per_func", 'reward_kwargs["log_metric"]'],
         "_compute_loss": ["advantages.dim() == 1", "per_token_logps.detach() if old_per_token_logps is None"],
         "_prepare_inputs": ["self._generate_and_score_completions(", "shuffle_sequence_dict("],
@@ -75,12 +82,14 @@ def test_relied_on_lines(method, fragments):
 
 def test_the_engine_takes_lists_of_prompts_and_is_reached_as_llm():
     source = inspect.getsource(VLLMGeneration)
+    sampling = [f"{name} = self.{name}" for name in Sampling.model_fields]
     for fragment in (
         "self.llm = LLM(",
         "def sync_weights(self)",
         "in self._iter_named_params():",
         "self._dist.gather_params(",
         "def generate(",
+        *sampling,
     ):
         assert fragment in source, f"{VERSION}: VLLMGeneration has no `{fragment}`"
     assert hasattr(grpo_trainer, "VLLMGeneration"), VERSION
@@ -98,6 +107,8 @@ def test_the_reward_object_is_an_async_function_to_trl():
     reward = Reward.__new__(Reward)
     assert is_async_callable(reward), VERSION
     assert get_callable_name(reward) == "composite", VERSION
+    loop = "asyncio.run_coroutine_threadsafe(_run_async_funcs(), self.async_loop).result()"
+    assert loop in inspect.getsource(inspect.unwrap(GRPOTrainer._calculate_rewards)), VERSION
 
 
 def test_whole_rows_stay_out_of_the_log(caplog):

@@ -1,0 +1,89 @@
+"""A job's validations, their stories and TensorBoard's file in; their copies in the store out, and back.
+
+Metrics are the uploads' own business; what is made beside them is here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from polaris.artifact import Output, Progress, from_rows, to_rows
+from polaris.train import checkpoint
+from polaris.train.events import write_events
+from polaris.train.job import SAMPLES, TENSORBOARD, VALIDATION, samples_of
+
+Row = dict[str, Any]
+
+_SAMPLE = re.compile(rf"^{SAMPLES}/step-(\d+)\.jsonl$")
+
+
+def restore(progress: Progress, output: Path, last_step: int) -> list[Row]:
+    """Bring back the validations up to a step, with their stories; return the rows of the later ones.
+
+    Those will be made again; what they cost was paid.
+    """
+    path = output / VALIDATION
+    stored = to_rows(progress.get(VALIDATION) or b"", VALIDATION)
+    rows = max(stored, checkpoint.read_metrics(path), key=len)
+    kept = [row for row in rows if row["step"] <= last_step]
+    if rows:
+        checkpoint.write_metrics(path, kept)
+        progress.put(VALIDATION, from_rows(kept))
+    for name in progress.names(f"{SAMPLES}/"):
+        step, local = _step_of(name), output / name
+        if step is None or step > last_step:
+            progress.delete(name)
+        elif not local.exists() and (data := progress.get(name)) is not None:
+            local.parent.mkdir(exist_ok=True)
+            local.write_bytes(data)
+    for local in (output / SAMPLES).glob("*"):
+        step = _step_of(f"{SAMPLES}/{local.name}")
+        if step is None or step > last_step:
+            local.unlink()
+    return [row for row in rows if row["step"] > last_step]
+
+
+def write(artifact: Output, output: Path, metrics: Sequence[Row], *, tensorboard: bool) -> list[Row]:
+    """Put the validations, their stories and the event file into an artifact; return the validations."""
+    rows = checkpoint.read_metrics(output / VALIDATION)
+    if rows:
+        artifact.put_rows(VALIDATION, rows)
+    for row in rows:
+        name = samples_of(row["step"])
+        artifact.put_file(name, output / name)
+    if tensorboard:
+        path = write_events(output / TENSORBOARD, metrics, rows)
+        artifact.put_file(f"{TENSORBOARD}/{path.name}", path)
+    return rows
+
+
+class Records:
+    """Keeps the store up with them while training goes on."""
+
+    def __init__(self, progress: Progress, output: Path, *, tensorboard: bool) -> None:
+        self.progress = progress
+        self.output = output
+        self.tensorboard = tensorboard
+        self._validations = 0
+        self._drawn = (0, 0)
+
+    def put(self, metrics: Sequence[Row]) -> None:
+        """Put what is new: stories before the row that says that they are there, the event file last."""
+        rows = checkpoint.read_metrics(self.output / VALIDATION)
+        for name in [samples_of(row["step"]) for row in rows[self._validations :]]:
+            self.progress.put(name, (self.output / name).read_bytes())
+        if len(rows) > self._validations:
+            self.progress.put(VALIDATION, from_rows(rows))
+            self._validations = len(rows)
+        if self.tensorboard and self._drawn != (len(metrics), len(rows)):
+            path = write_events(self.output / TENSORBOARD, metrics, rows)
+            self.progress.put(f"{TENSORBOARD}/{path.name}", path.read_bytes())
+            self._drawn = (len(metrics), len(rows))
+
+
+def _step_of(name: str) -> int | None:
+    match = _SAMPLE.match(name)
+    return int(match[1]) if match else None
