@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from polaris.artifact import from_rows, to_rows
-from polaris.errors import ConfigError, InputError
+from polaris.errors import ConfigError, InputError, TransientError
 from polaris.load import dump
 from polaris.recipe import TrainConfig
 from polaris.runtime import get_logger, progress
 from polaris.stage import StageContext, versions
-from polaris.train import checkpoint
+from polaris.train import checkpoint, underway
 from polaris.train.card import CARD, Facts, card
 from polaris.train.helper import help_out
 from polaris.train.job import (
@@ -28,8 +28,8 @@ from polaris.train.job import (
     EVENTS,
     METRICS,
     MODEL,
+    REPAID,
     SPENT,
-    UNFINISHED,
     Job,
     judge_environment,
 )
@@ -89,7 +89,11 @@ def run(context: StageContext, *, worker: str = WORKER) -> None:
             trainer.run(context.stop, on_tick)
         finally:
             on_tick()
-            book_unfinished(context, job.output)
+            try:
+                book_unfinished(context, job.output)
+            except TransientError as error:
+                # How the training ended matters more; the next start books it.
+                log.warning("not_booked", reason=str(error))
             uploads.finish()
     write(context, settings, job)
 
@@ -168,11 +172,19 @@ def restore_metrics(context: StageContext, path: Path, last_step: int) -> None:
 
 
 def book_unfinished(context: StageContext, output: Path) -> None:
-    """Remember what a step cost that the workers could not finish."""
-    path = output / UNFINISHED
-    if path.exists():
-        _book(context, [json.loads(path.read_text(encoding="utf-8"))])
-        path.unlink()
+    """Remember what a step cost that the workers did not finish, however they ended.
+
+    It is known from this machine's files and from every node's copy in the store; rows must still be those
+    that the workers left.
+    """
+    copies = [context.progress.get(name) or b"[]" for name in context.progress.names(underway.PIECE)]
+    notes = [note for copy in copies for note in json.loads(copy)] + underway.read(output)
+    if not notes:
+        return
+    rows = to_rows(context.progress.get(METRICS) or b"", METRICS) + checkpoint.read_metrics(output / METRICS)
+    _book(context, underway.unbooked(notes, (row["step"] for row in rows), _spent(context)["booked"]))
+    underway.forget(output)
+    context.progress.delete(underway.PIECE)
 
 
 def _book(context: StageContext, lost: list[Row]) -> None:
@@ -180,13 +192,16 @@ def _book(context: StageContext, lost: list[Row]) -> None:
     if not lost:
         return
     spent = _spent(context)
-    figures = COST | EVENTS
-    told = {name: spent[name] + _total(lost, key) for name, key in figures.items()}
-    told["repaid"] = spent["repaid"] + _repaid(lost, spent)
-    told["paid"] = dict(spent["paid"])
+    told = {name: spent[name] + _total(lost, key) for name, key in (COST | EVENTS).items()}
+    paid, found = dict(spent["paid"]), dict(spent["found"])
+    first = {str(row["step"]) for row in lost} - set(paid)
     for row in lost:
         step = str(row["step"])
-        told["paid"][step] = told["paid"].get(step, 0.0) + (row.get("judge/calls") or 0.0)
+        paid[step] = paid.get(step, 0.0) + (row.get("judge/calls") or 0.0) + row.get(underway.IN_FLIGHT, 0)
+        if step in first:
+            found[step] = found.get(step, 0.0) + (row.get("judge/cached") or 0.0)
+    booked = [*spent["booked"], *(row["start"] for row in lost if "start" in row)]
+    told |= {"paid": paid, "found": found, "booked": booked}
     context.progress.put(SPENT, json.dumps(told).encode())
 
 
@@ -198,7 +213,9 @@ def planned_steps(settings: TrainConfig, job: Job) -> int:
 
 def write(context: StageContext, settings: TrainConfig, job: Job) -> None:
     """Upload the model, its card and the metrics; fill in counts, cost and notes."""
+    spent = _spent(context)
     rows = checkpoint.read_metrics(job.output / METRICS)
+    rows = [row | {REPAID: _repaid(row, spent)} for row in rows]
     for path in sorted((job.output / MODEL).iterdir()):
         context.output.put_file(f"{MODEL}/{path.name}", path)
     context.output.put_rows(METRICS, rows)
@@ -213,9 +230,8 @@ def write(context: StageContext, settings: TrainConfig, job: Job) -> None:
         "references_failed": _total(rows, "hri/reference_failed"),
         "references_clipped": _total(rows, "hri/clipped"),
     }
-    spent = _spent(context)
     context.counts |= {f"judge_{name}": _total(rows, key) + spent[name] for name, key in EVENTS.items()}
-    context.counts["judge_repaid"] = spent["repaid"] + _repaid(rows, spent)
+    context.counts["judge_repaid"] = _total(rows, REPAID)
     context.cost |= {name: _total(rows, key) + spent[name] for name, key in COST.items()}
     if context.counts["judge_schema_fallbacks"]:
         endpoint = f"models.{context.config.judges[settings.judge].model}"
@@ -246,20 +262,18 @@ def write(context: StageContext, settings: TrainConfig, job: Job) -> None:
 
 def _spent(context: StageContext) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(context.progress.get(SPENT) or b"{}")
-    return dict.fromkeys((*COST, *EVENTS, "repaid"), 0.0) | {"paid": {}} | found
+    return dict.fromkeys((*COST, *EVENTS), 0.0) | {"paid": {}, "found": {}, "booked": []} | found
 
 
-def _repaid(rows: list[Row], spent: Mapping[str, Any]) -> float:
-    """Return the calls of these steps that stand for paid ones whose answers were of no use any more.
+def _repaid(row: Row, spent: Mapping[str, Any]) -> float:
+    """Return how many calls a step's earlier takings paid for whose answers the last one had no use for.
 
-    A step taken again writes other stories where generation is not bit-reproducible; what the cache could
-    answer was not paid for again.
+    A step taken again writes other stories where generation is not bit-reproducible. What it finds in the
+    cache beyond what the first taking found there is what the lost ones had paid for.
     """
-    found = 0.0
-    for row in rows:
-        useless = spent["paid"].get(str(row["step"]), 0.0) - (row.get("judge/cached") or 0.0)
-        found += min(row.get("judge/calls") or 0.0, max(0.0, useless))
-    return found
+    step = str(row["step"])
+    reused = max(0.0, (row.get("judge/cached") or 0.0) - spent["found"].get(step, 0.0))
+    return float(max(0.0, spent["paid"].get(step, 0.0) - reused))
 
 
 def _total(rows: list[Row], name: str) -> float:

@@ -1,6 +1,5 @@
 """Two gloo processes under DeepSpeed through the worker's own code; the judge is INVENTED."""
 
-import json
 import os
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from fakes import metrics, write_job
 from models import tiny_model
 from safetensors.torch import load_file
 
+from polaris.train import underway
 from polaris.train.checkpoint import complete
 from polaris.train.job import read_status
 
@@ -72,7 +72,7 @@ def test_one_processs_judge_stops_both_and_they_save_together(tmp_path, zero):
     message = "execute.budget_usd: value 1; spent; checkpoint-2 is saved"
     assert read_status(job.output) == {"code": 4, "message": message}
     assert [path.name for path in complete(job.checkpoints)] == ["checkpoint-2"]
-    assert json.loads((job.output / "unfinished.json").read_text())["judge/calls"] == 6
+    assert [(note["step"], note["judge/calls"]) for note in underway.read(job.output)] == [(3, 3), (3, 3)]
     resumed = write_job(tmp_path / "stopped", base, resume=job.checkpoints / "checkpoint-2", **settings)
     (job.output / "status.json").unlink()
     code, said = torchrun(resumed, 2)
