@@ -33,7 +33,7 @@ def test_in_process_it_is_the_undisturbed_one_to_the_bit(tmp_path, monkeypatch, 
     whole.run()
     assert check_calls(whole) == 0
     asked.requests.clear()
-    # Stopped it saves the step; killed in its fourth it loses the half that was judged, and keeps the answers.
+    # Stopped it saves its step; killed in its fourth it loses what was judged, and keeps the answers.
     training = make(tmp_path / "hit", judge, asked, monkeypatch, **settings)
     training.run([Blow(SIGTERM, 1, judging=True), Blow(SIGKILL, 3, judging=True)])
     assert training.resumed == [2, 2]
