@@ -27,6 +27,7 @@ from polaris.artifact import Artifact
 from polaris.judge.rubric import load_rubric
 from polaris.run import open_run
 from polaris.train import checkpoint
+from polaris.train.orphans import end_orphans
 from polaris.train.settings import order
 
 APART = 40
@@ -40,11 +41,19 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Blow:
-    """A signal, sent once so many steps are seen; `judging`: while a call of the next step is unanswered."""
+    """A signal, sent once so many steps are seen.
+
+    Attributes:
+        judging: it comes while a call of the next step is unanswered; else the whole node is gone with it.
+        forgets: the checkpoint loses its random generators, so that other stories are written than before:
+            what an engine does that is not reproducible to the bit.
+
+    """
 
     signal: signal.Signals
     steps: int
     judging: bool = False
+    forgets: bool = False
 
 
 @dataclass
@@ -124,7 +133,11 @@ class Training:
             expected = {signal.SIGTERM: 128 + signal.SIGTERM, signal.SIGKILL: -signal.SIGKILL}
             assert code == (expected[blow.signal] if blow else 0), log.read_text()[-3000:]
             if blow:
+                if not blow.judging:
+                    end_orphans(self.metrics.parent)
                 here = checkpoint.complete(self.metrics.parent / "checkpoints")
+                for path in here[-1].glob("rng_state*") if blow.forgets else ():
+                    path.unlink()
                 self.resumed.append(checkpoint.step_of(here[-1].name) or 0 if here else 0)
 
     def _await(self, blow: Blow, process: subprocess.Popen[bytes], log: Path) -> None:

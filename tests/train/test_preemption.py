@@ -47,10 +47,12 @@ def test_in_process_it_is_the_undisturbed_one_to_the_bit(tmp_path, monkeypatch, 
 def test_colocated_what_is_paid_again_is_what_was_lost(tmp_path, monkeypatch, judge, asked):
     settings = {"max_steps": 4, "save_steps": 2, "rollout_engine": "vllm", "max_completion_tokens": 24}
     training = make(tmp_path / "hit", judge, asked, monkeypatch, **settings)
-    training.run([Blow(SIGKILL, 3, judging=True)])
+    training.run([Blow(SIGKILL, 3, judging=True, forgets=True)])
     assert training.resumed == [2]
     check_course(training)
-    assert check_calls(training) > 1
+    # The four policy rows of the third step, and all of the fourth but the references that it shares.
+    assert check_calls(training) > 4
+    assert [row["judge/repaid"] > 0 for row in training.rows()] == [False, False, True, True]
 
 
 def test_two_sharded_processes_go_on_together(tmp_path, monkeypatch, judge, asked):
