@@ -76,6 +76,7 @@ class Reward:
         self.thinking = thinking
         self.end_id = end_id
         self.processes = processes
+        self._asked = Usage()
         self.usage = usage or (lambda: self._asked)
         self.in_flight = in_flight
         self.outage = outage
@@ -83,7 +84,6 @@ class Reward:
         self.outcome = Outcome()
         self.settings = Settings.of(config)
         self.token_terms = token_terms_of(config, max_completion_tokens)
-        self._asked = Usage()
         self._booked = Usage()
 
     async def __call__(
