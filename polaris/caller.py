@@ -72,6 +72,10 @@ class Caller:
         """Set up, without a connection yet; the arguments are `ChatClient`'s."""
         self.endpoint = endpoint
         self.usage = Usage()
+        self.in_flight: list[float] = []
+        """US$ that each attempt may cost which is sent and not booked in `usage` yet."""
+        self.on_spending: Callable[[], None] = lambda: None
+        """Called before an attempt is sent and once it is booked, so that its cost can be kept."""
         self.budget = budget
         self._limits = limits
         self._retries = retries
@@ -176,11 +180,14 @@ class Caller:
         reserved = self.estimate_usd(call.request, call.tier)
         if self.budget is not None:
             await self.budget.reserve(reserved)
-        cost = 0.0
+        cost, sent = 0.0, False
         try:
             self._retries.begin(call, self._clock())
             asked = self._body(call)
             left_s = min(timeout_s, self._retries.left_s(call, self._clock()))
+            self.in_flight.append(reserved)
+            sent = True
+            self.on_spending()
             try:
                 async with asyncio.timeout(left_s):
                     completion = await self._post(asked)
@@ -200,6 +207,9 @@ class Caller:
             )
             return reading, cost
         finally:
+            if sent:
+                self.in_flight.remove(reserved)
+                self.on_spending()
             if self.budget is not None:
                 self.budget.settle(reserved, cost)
 

@@ -84,15 +84,11 @@ class Agreement:
 
     Attributes:
         error: what it has raised, None so far.
-        usage: what the calls of the step cost in which it did, summed over the processes.
-        validation: the step after which the calls are a validation's; None while they are a step's.
 
     """
 
     def __init__(self, own: Callable[[], Outcome], config: RewardConfig) -> None:
         self.error: PolarisError | None = None
-        self.usage = Usage()
-        self.validation: int | None = None
         self._own = own
         self._failures = Failures(config)
 
@@ -103,5 +99,4 @@ class Agreement:
         outcomes: list[Outcome] = gather_object([self._own()])
         self.error = self._failures.check(outcomes)
         if self.error is not None:
-            self.usage = sum((found.usage for found in outcomes), Usage())
             raise self.error

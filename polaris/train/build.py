@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +16,11 @@ from trl import GRPOConfig
 from polaris import cpu_engine
 from polaris.artifact import to_rows
 from polaris.budget import Budget, open_budget
-from polaris.chat import Usage
 from polaris.config import RunConfig
 from polaris.errors import ConfigError
 from polaris.judge.parse import Judgement
 from polaris.judge.score import open_judge
+from polaris.llm import ChatClient
 from polaris.recipe import TrainConfig, ValidationConfig
 from polaris.reward.settings import Settings
 from polaris.storage import open_store
@@ -33,6 +32,7 @@ from polaris.train.job import COUNTS, Job, judge_endpoint
 from polaris.train.reward import JudgeStory, Reward
 from polaris.train.settings import Hardware, grpo_arguments, order, total_steps
 from polaris.train.trainer import ReferenceTrainer
+from polaris.train.underway import Notes
 from polaris.train.validation import Validation
 
 DDP_TIMEOUT_S = 1800
@@ -44,11 +44,10 @@ _WHOLE_ROWS = "All reward functions returned None"
 
 @dataclass(frozen=True)
 class Opened:
-    """A judge to ask, what its calls were so far, whether it is down, and the budget that pays for it."""
+    """A judge to ask, the client by which it is asked, and the budget that pays for it."""
 
     ask: JudgeStory
-    usage: Callable[[], Usage] | None = None
-    outage: Callable[[], bool] = lambda: False
+    client: ChatClient | None = None
     budget: Budget | None = None
 
 
@@ -127,6 +126,7 @@ def build(
     if settings.zero_stage and not hardware.cuda:
         cpu_engine.join_processes()
     opened = Opened(judge) if judge is not None else _open_judge(config, settings)
+    client = opened.client
     reward = Reward(
         opened.ask,
         config.reward,
@@ -135,9 +135,13 @@ def build(
         end_id=end_id,
         max_completion_tokens=settings.max_completion_tokens,
         processes=settings.world_size,
-        usage=opened.usage,
-        outage=opened.outage,
+        usage=(lambda: client.usage) if client else None,
+        in_flight=(lambda: client.in_flight) if client else tuple,
+        outage=(lambda: client.outage) if client else (lambda: False),
+        notes=Notes(job.output, int(os.environ.get("RANK", "0"))),
     )
+    if client:
+        client.on_spending = reward.note
     agreement = Agreement(lambda: reward.outcome, config.reward)
     trainer = ReferenceTrainer(
         hri=settings.hri,
@@ -204,4 +208,4 @@ def _open_judge(config: RunConfig, settings: TrainConfig) -> Opened:
     async def ask(prompt: str, story: str) -> Judgement:
         return (await judge.score(prompt, story)).judgement
 
-    return Opened(ask, lambda: judge.client.usage, lambda: judge.client.outage, budget)
+    return Opened(ask, judge.client, budget)

@@ -43,15 +43,12 @@ MODEL = "model"
 PIDS = "pids"
 CHECKPOINTS = "checkpoints"
 
-UNFINISHED = "unfinished.json"
-"""The figures of a step that was begun, judged and not taken: a row as those in the metrics.
-
-`validation` true says that it is a validation's, after that step.
-"""
-
 SPENT = "spent.json"
 """Progress piece of the stage: what steps cost that were lost and taken again, the paid calls of each
-(`paid`), and how many calls were paid for again because of it (`repaid`)."""
+(`paid`), how many answers its first taking found in the cache (`found`), and the starts of the processes
+whose notes of an unfinished step are in it (`booked`)."""
+REPAID = "judge/repaid"
+"""A row's calls that were paid for once before, in a step that was lost, and whose answers were of no use."""
 COST = {name: "judge/cached" if name == "cached_calls" else f"judge/{name}" for name in COST_FIELDS}
 """A part of a manifest's `cost` → the figure of a step in the metrics that it sums up."""
 EVENTS = {name: f"judge/{name}" for name in Usage().events()}

@@ -46,9 +46,10 @@ def restore(progress: Progress, output: Path, last_step: int) -> list[Row]:
     return [row for row in rows if row["step"] > last_step]
 
 
-def write(artifact: Output, output: Path, metrics: Sequence[Row], *, tensorboard: bool) -> list[Row]:
-    """Put the validations, their stories and the event file into an artifact; return the validations."""
-    rows = checkpoint.read_metrics(output / VALIDATION)
+def write(
+    artifact: Output, output: Path, metrics: Sequence[Row], rows: Sequence[Row], *, tensorboard: bool
+) -> None:
+    """Put the validations, a row each, their stories and the event file into an artifact."""
     if rows:
         artifact.put_rows(VALIDATION, rows)
     for row in rows:
@@ -57,7 +58,6 @@ def write(artifact: Output, output: Path, metrics: Sequence[Row], *, tensorboard
     if tensorboard:
         path = write_events(output / TENSORBOARD, metrics, rows)
         artifact.put_file(f"{TENSORBOARD}/{path.name}", path)
-    return rows
 
 
 class Records:

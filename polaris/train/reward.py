@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from polaris.chat import Usage
@@ -22,6 +22,7 @@ from polaris.runtime import get_logger
 from polaris.text import THINK_END
 from polaris.train.agreement import Outcome
 from polaris.train.job import COST, EVENTS, KINDS
+from polaris.train.underway import Notes
 
 JudgeStory = Callable[[str, str], Awaitable[Judgement | None]]
 """Prompt and story in, judgement out; raises JudgeFailed, or returns None, where there is none."""
@@ -53,7 +54,9 @@ class Reward:
         end_id: the end-of-turn token; a completion without it was cut.
         max_completion_tokens: where a completion is cut.
         processes: training processes, over which counts are summed.
-        usage: what the judge's calls have cost so far in this process.
+        usage: what the judge's calls have cost so far in this process; None counts the stories asked about.
+        in_flight: US$ that each attempt may cost which is sent and not in `usage` yet.
+        notes: where what a batch has cost so far is kept, in case the process is killed.
         outage: whether the judge's client takes its endpoint for down.
 
     Attributes:
@@ -74,15 +77,20 @@ class Reward:
         max_completion_tokens: int,
         processes: int = 1,
         usage: Callable[[], Usage] | None = None,
+        in_flight: Callable[[], Sequence[float]] = lambda: (),
         outage: Callable[[], bool] = lambda: False,
+        notes: Notes | None = None,
     ) -> None:
         self.judge = judge
         self.tokenizer = tokenizer
         self.thinking = thinking
         self.end_id = end_id
         self.processes = processes
-        self.usage = usage
+        self._asked = Usage()
+        self.usage = usage or (lambda: self._asked)
+        self.in_flight = in_flight
         self.outage = outage
+        self.notes = notes
         self.outcome = Outcome()
         self.settings = Settings.of(config)
         self.token_terms = token_terms_of(config, max_completion_tokens)
@@ -96,12 +104,15 @@ class Reward:
         target_word_count: list[int],
         is_reference: list[bool],
         log_metric: LogMetric,
+        trainer_state: Any = None,
         **_: Any,
     ) -> list[float | None]:
         """Return a reward for each row, None where there is no judgement; say in `outcome` what failed.
 
         It raises no error of the judge's: what this process alone has met, all must stop for together.
         """
+        if trainer_state is not None:
+            self.begin({"step": trainer_state.global_step + 1})
         asked = [prompt[-1]["content"] for prompt in prompts]
         rewards: list[float | None] = []
         for row, scored in enumerate(
@@ -116,6 +127,11 @@ class Reward:
                 log_metric("judge/quote_validity", scored.judgement.quote_validity)
         self._log_calls(self.outcome, log_metric)
         return rewards
+
+    def begin(self, place: dict[str, Any]) -> None:
+        """Note the calls that follow as those of this place: `step`, and `validation` where it is one's."""
+        if self.notes is not None:
+            self.notes.begin(place)
 
     async def score(
         self,
@@ -151,6 +167,8 @@ class Reward:
         if not _exists(story):
             return Judgement.of_nothing()
         assert story is not None
+        self._asked.calls += 1
+        self.note()
         try:
             judgement = await self.judge(prompt, story)
         except KINDS as error:
@@ -159,6 +177,9 @@ class Reward:
             judgement, reason = None, failure
         else:
             reason = JudgeFailed("the judge returned nothing")
+        finally:
+            # What the cache answered is known only now.
+            self.note()
         if judgement is None:
             log.info("judge_failed", reason=reason.reason)
             return reason
@@ -177,16 +198,26 @@ class Reward:
             out=0 < failed == asked and (unavailable == asked or self.outage()),
             reason=failures[-1].reason if failures else "",
             error=(worst.code, str(worst)) if worst else None,
-            usage=self._spent(asked),
+            usage=self._spent(),
         )
 
-    def _spent(self, asked: int) -> Usage:
-        """Return what this batch's calls were and cost."""
-        if self.usage is None:
-            return Usage(calls=asked)
+    def note(self) -> None:
+        """Keep what this batch's calls have cost so far, those in flight at their estimate."""
+        if self.notes is None:
+            return
+        flying = self.in_flight()
+        spent = self._unbooked() + Usage(unanswered=len(flying), usd=sum(flying))
+        self.notes.write(call_figures(spent), len(flying))
+
+    def _unbooked(self) -> Usage:
         now, before = asdict(self.usage()), asdict(self._booked)
-        self._booked = Usage(**now)
         return Usage(**{name: now[name] - before[name] for name in now})
+
+    def _spent(self) -> Usage:
+        """Return what this batch's calls were and cost."""
+        spent = self._unbooked()
+        self._booked = replace(self.usage())
+        return spent
 
     def _thinking_tokens(self, text: str) -> int | None:
         """Count the tokens of the thoughts; none is counted where none costs."""

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from polaris.artifact import from_rows, to_rows
-from polaris.errors import InputError
+from polaris.errors import InputError, TransientError
 from polaris.load import dump
 from polaris.recipe import TrainConfig
 from polaris.runtime import get_logger, progress
 from polaris.stage import StageContext, versions
-from polaris.train import checkpoint, expected, records
+from polaris.train import checkpoint, expected, records, underway
 from polaris.train.card import CARD, Facts, card
 from polaris.train.helper import help_out
 from polaris.train.job import (
@@ -29,8 +29,9 @@ from polaris.train.job import (
     EVENTS,
     METRICS,
     MODEL,
+    REPAID,
     SPENT,
-    UNFINISHED,
+    VALIDATION,
     Job,
     judge_environment,
 )
@@ -90,7 +91,11 @@ def run(context: StageContext, *, worker: str = WORKER) -> None:
             trainer.run(context.stop, on_tick)
         finally:
             on_tick()
-            book_unfinished(context, job.output)
+            try:
+                book_unfinished(context, job.output)
+            except TransientError as error:
+                # How the training ended matters more; the next start books it.
+                log.warning("not_booked", reason=str(error))
             uploads.finish()
     write(context, settings, job)
 
@@ -115,7 +120,7 @@ def prepare(context: StageContext, settings: TrainConfig, team: Team) -> Job:
         book_unfinished(context, output)
         restore_metrics(context, output / METRICS, last_step)
         again = records.restore(context.progress, output, last_step)
-        _book(context, [row | {"validation": True} for row in again])
+        _book(context, again)
     if resume:
         log.info("resume", checkpoint=resume.name)
     return replace(job, resume=resume)
@@ -172,11 +177,23 @@ def restore_metrics(context: StageContext, path: Path, last_step: int) -> None:
 
 
 def book_unfinished(context: StageContext, output: Path) -> None:
-    """Remember what a step cost that the workers could not finish."""
-    path = output / UNFINISHED
-    if path.exists():
-        _book(context, [json.loads(path.read_text(encoding="utf-8"))])
-        path.unlink()
+    """Remember what a step cost that the workers did not finish, however they ended.
+
+    It is known from this machine's files and from every node's copy in the store; rows must still be those
+    that the workers left.
+    """
+    copies = [context.progress.get(name) or b"[]" for name in context.progress.names(underway.PIECE)]
+    notes = [note for copy in copies for note in json.loads(copy)] + underway.read(output)
+    if not notes:
+        return
+    told = [row for name in (METRICS, VALIDATION) for row in _rows_of(context, output, name)]
+    _book(context, underway.unbooked(notes, map(underway.place, told), _spent(context)["booked"]))
+    underway.forget(output)
+    context.progress.delete(underway.PIECE)
+
+
+def _rows_of(context: StageContext, output: Path, name: str) -> list[Row]:
+    return to_rows(context.progress.get(name) or b"", name) + checkpoint.read_metrics(output / name)
 
 
 def _book(context: StageContext, lost: list[Row]) -> None:
@@ -184,13 +201,16 @@ def _book(context: StageContext, lost: list[Row]) -> None:
     if not lost:
         return
     spent = _spent(context)
-    figures = COST | EVENTS
-    told = {name: spent[name] + _total(lost, key) for name, key in figures.items()}
-    told["repaid"] = spent["repaid"] + _repaid(lost, spent)
-    told["paid"] = dict(spent["paid"])
+    told = {name: spent[name] + _total(lost, key) for name, key in (COST | EVENTS).items()}
+    paid, found = dict(spent["paid"]), dict(spent["found"])
+    first = {underway.place(row) for row in lost} - set(paid)
     for row in lost:
-        step = _place(row)
-        told["paid"][step] = told["paid"].get(step, 0.0) + (row.get("judge/calls") or 0.0)
+        step = underway.place(row)
+        paid[step] = paid.get(step, 0.0) + (row.get("judge/calls") or 0.0) + row.get(underway.IN_FLIGHT, 0)
+        if step in first:
+            found[step] = found.get(step, 0.0) + (row.get("judge/cached") or 0.0)
+    booked = [*spent["booked"], *(row["start"] for row in lost if "start" in row)]
+    told |= {"paid": paid, "found": found, "booked": booked}
     context.progress.put(SPENT, json.dumps(told).encode())
 
 
@@ -202,13 +222,17 @@ def planned_steps(settings: TrainConfig, job: Job) -> int:
 
 def write(context: StageContext, settings: TrainConfig, job: Job) -> None:
     """Upload the model, its card and the metrics; fill in counts, cost and notes."""
-    rows = checkpoint.read_metrics(job.output / METRICS)
+    spent = _spent(context)
+    rows, validations = (
+        [row | {REPAID: _repaid(row, spent)} for row in checkpoint.read_metrics(job.output / name)]
+        for name in (METRICS, VALIDATION)
+    )
     for path in sorted((job.output / MODEL).iterdir()):
         context.output.put_file(f"{MODEL}/{path.name}", path)
     context.output.put_rows(METRICS, rows)
     tensorboard = "tensorboard" in settings.report_to
-    validations = records.write(context.output, job.output, rows, tensorboard=tensorboard)
-    judged = [*rows, *(row | {"validation": True} for row in validations)]
+    records.write(context.output, job.output, rows, validations, tensorboard=tensorboard)
+    judged = [*rows, *validations]
     counts: dict[str, Any] = json.loads((job.output / COUNTS).read_text(encoding="utf-8"))
     context.counts |= counts
     context.counts |= {
@@ -224,9 +248,8 @@ def write(context: StageContext, settings: TrainConfig, job: Job) -> None:
         "validation_stories": _total(validations, "n"),
         "validation_failed": _total(validations, "failed"),
     }
-    spent = _spent(context)
     context.counts |= {f"judge_{name}": _total(judged, key) + spent[name] for name, key in EVENTS.items()}
-    context.counts["judge_repaid"] = spent["repaid"] + _repaid(judged, spent)
+    context.counts["judge_repaid"] = _total(judged, REPAID)
     context.cost |= {name: _total(judged, key) + spent[name] for name, key in COST.items()}
     if context.counts["judge_schema_fallbacks"]:
         endpoint = f"models.{context.config.judges[settings.judge].model}"
@@ -258,25 +281,18 @@ def write(context: StageContext, settings: TrainConfig, job: Job) -> None:
 
 def _spent(context: StageContext) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(context.progress.get(SPENT) or b"{}")
-    return dict.fromkeys((*COST, *EVENTS, "repaid"), 0.0) | {"paid": {}} | found
+    return dict.fromkeys((*COST, *EVENTS), 0.0) | {"paid": {}, "found": {}, "booked": []} | found
 
 
-def _repaid(rows: list[Row], spent: Mapping[str, Any]) -> float:
-    """Return the calls of these steps that stand for paid ones whose answers were of no use any more.
+def _repaid(row: Row, spent: Mapping[str, Any]) -> float:
+    """Return how many calls a step's earlier takings paid for whose answers the last one had no use for.
 
-    A step taken again writes other stories where generation is not bit-reproducible; what the cache could
-    answer was not paid for again.
+    A step taken again writes other stories where generation is not bit-reproducible. What it finds in the
+    cache beyond what the first taking found there is what the lost ones had paid for.
     """
-    found = 0.0
-    for row in rows:
-        useless = spent["paid"].get(_place(row), 0.0) - (row.get("judge/cached") or 0.0)
-        found += min(row.get("judge/calls") or 0.0, max(0.0, useless))
-    return found
-
-
-def _place(row: Row) -> str:
-    """Return under which name `paid` holds the calls of a step, or of the validation after it."""
-    return f"validation {row['step']}" if row.get("validation") else str(row["step"])
+    step = underway.place(row)
+    reused = max(0.0, (row.get("judge/cached") or 0.0) - spent["found"].get(step, 0.0))
+    return float(max(0.0, spent["paid"].get(step, 0.0) - reused))
 
 
 def _total(rows: list[Row], name: str) -> float:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from polaris.artifact import Progress, from_rows
 from polaris.errors import PolarisError
 from polaris.runtime import get_logger
-from polaris.train import checkpoint
+from polaris.train import checkpoint, underway
 from polaris.train.job import METRICS, Job
 from polaris.train.nodes import Team
 from polaris.train.records import Records
@@ -50,9 +50,11 @@ def _part(checkpoint_name: str, node: int, session: str) -> str:
 class _Background:
     """One thread that brings the store up to the work folder; a failure is logged, and tried again later."""
 
-    def __init__(self, context: StageContext, job: Job) -> None:
+    def __init__(self, context: StageContext, job: Job, node: int = 0) -> None:
         self.progress = context.progress
         self.job = job
+        self._piece = f"{underway.PIECE}{node}.json"
+        self._noted: list[dict[str, Any]] = []
         self._thread: threading.Thread | None = None
         self._not_before = 0.0
 
@@ -68,10 +70,18 @@ class _Background:
 
     def _bring_up(self) -> None:
         try:
+            self._note()
             self._upload()
         except PolarisError as error:
             self._not_before = time.monotonic() + RETRY_S
             log.warning("not_uploaded", reason=str(error), next_try="later")
+
+    def _note(self) -> None:
+        """Put what the step under way has cost so far: this machine may be gone before the step is done."""
+        noted = underway.read(self.job.output)
+        if noted != self._noted:
+            self.progress.put(self._piece, json.dumps(noted).encode())
+            self._noted = noted
 
     def _upload(self) -> None:
         raise NotImplementedError
@@ -176,7 +186,7 @@ class Deliveries(_Background):
     """Puts another node's files of the checkpoints that node 0 wants, and of the last one."""
 
     def __init__(self, context: StageContext, job: Job, team: Team) -> None:
-        super().__init__(context, job)
+        super().__init__(context, job, team.node)
         self.node = team.node
         self.delivered = {job.resume.name} if job.resume else set()
         self._ending = False

@@ -114,12 +114,11 @@ class Validation(TrainerCallback):  # type: ignore[misc]
         if not due or step in self._done or self.stopper.stopped_by is not None:
             return
         before = rescue.generators()
-        self.agreement.validation = step
+        self.judged.begin({"step": step, "validation": True})
         try:
             stopped_by = self._validate(step)
         finally:
             rescue.restore(before)
-        self.agreement.validation = None
         if not stopped_by:
             self._done.add(step)
             return
@@ -188,7 +187,7 @@ class Validation(TrainerCallback):  # type: ignore[misc]
         part = path.with_suffix(".part")
         part.write_bytes(from_rows(samples))
         os.replace(part, path)
-        row = {"step": step} | figures(samples, self.judged.terms()) | call_figures(cost)
+        row = {"step": step, "validation": True} | figures(samples, self.judged.terms()) | call_figures(cost)
         row |= {"seconds": round(seconds, 3)}
         with (self.output / VALIDATION).open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, sort_keys=True, allow_nan=False) + "\n")

@@ -6,7 +6,6 @@ times. It knows no object store but the judge's cache; the stage supervises it.
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import sys
@@ -21,7 +20,7 @@ from polaris.errors import BUG, DONE, ConfigError, PolarisError, TransientError
 from polaris.load import load
 from polaris.recipe import TrainConfig
 from polaris.runtime import StopFlag, configure_logging, get_logger
-from polaris.train.job import METRICS, MODEL, PIDS, UNFINISHED, VALIDATION, Job, write_status
+from polaris.train.job import METRICS, MODEL, PIDS, VALIDATION, Job, write_status
 from polaris.train.nodes import told_team
 from polaris.train.settings import Hardware, steps_per_epoch
 
@@ -117,7 +116,6 @@ def _run(built: Built, job: Job) -> None:
 
     """
     from polaris.train.rescue import Rescue
-    from polaris.train.reward import call_figures
     from polaris.train.validation import Abandoned
 
     trainer, rescue = built.trainer, Rescue()
@@ -130,12 +128,6 @@ def _run(built: Built, job: Job) -> None:
         if error is not built.agreement.error:
             raise
         step = rescue.save(trainer)
-        if trainer.accelerator.is_main_process:
-            place = {"step": step + 1}
-            if built.agreement.validation is not None:
-                place = {"step": built.agreement.validation, "validation": True}
-            row = place | call_figures(built.agreement.usage)
-            (job.output / UNFINISHED).write_text(json.dumps(row), encoding="utf-8")
         saved = f"checkpoint-{step} is saved" if step else "nothing was trained yet"
         raise type(error)(f"{error}; {saved}") from None
 

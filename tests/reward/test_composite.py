@@ -51,6 +51,9 @@ def test_weights_are_the_published_ones() -> None:
         ({"quality": -1.59, "length": 1.0, "blank": 1.0}, TRAINING, -2.0),
         ({"quality": 1.08, "repetition": 0.0, "length": 0.0}, TRAINING, 1.08),
         ({"quality": 1.08}, Weights(quality=5.0), 2.0),
+        # As a whole: no part is cut before the others are taken off.
+        ({"quality": 1.08, "repetition": 1.0, "length": 0.0}, Weights(quality=3.0), 1.74),
+        ({"quality": -1.59, "length": 1.0, "length_reward": 1.0}, Weights(length_reward=1.0), -1.54),
     ],
 )
 def test_reward_by_hand(changed: dict[str, float], weights: Weights, value: float) -> None:

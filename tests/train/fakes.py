@@ -41,14 +41,15 @@ async def invented_judge(prompt: str, story: str) -> Judgement:
     )
 
 
-def write_pairs(path: Path) -> Path:
+def write_pairs(path: Path, *, apart: int = 0) -> Path:
+    """Write a pair a story; their targets lie so many words apart."""
     rows = [
         {
             "uid": f"pair-{i}",
-            "prompt": f"Write story {i}. The story should be 100 words long.",
+            "prompt": f"Write story {i}. The story should be {100 + apart * i} words long.",
             "story": story,
             "reasoning": "I begin with what is missing.",
-            "target_word_count": 100,
+            "target_word_count": 100 + apart * i,
             "split": "train",
         }
         for i, story in enumerate(STORIES)
@@ -124,6 +125,7 @@ def stage(
     monkeypatch: pytest.MonkeyPatch,
     *,
     budget_usd: float | None = None,
+    apart: int = 0,
     reward: dict[str, object] | None = None,
     **train: object,
 ) -> StageContext:
@@ -132,7 +134,7 @@ def stage(
     base = tmp_path / "base"
     if not base.exists():
         tiny_model(base)
-    pairs = write_pairs(tmp_path / "pairs.jsonl")
+    pairs = write_pairs(tmp_path / "pairs.jsonl", apart=apart)
     (tmp_path / "book.epub").touch()
     outside = {
         "kind": "endpoint",

@@ -4,7 +4,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polaris.chat import Usage
 from polaris.errors import BudgetError, ConfigError, GuardError, TransientError
 from polaris.recipe import RewardConfig
 from polaris.train.agreement import Agreement, Failures, Outcome
@@ -104,11 +103,10 @@ def test_one_processs_error_is_everybodys_and_the_final_one_counts():
 
 
 def test_an_agreement_raises_what_it_keeps():
-    outcomes = iter([failed(0, 3), failed(0, 3, error=(4, "spent"), usage=Usage(calls=2, usd=0.5))])
+    outcomes = iter([failed(0, 3), failed(0, 3, error=(4, "spent"))])
     agree = Agreement(lambda: next(outcomes), RewardConfig())
     agree()
     assert agree.error is None
     with pytest.raises(BudgetError, match="^spent$") as caught:
         agree()
     assert caught.value is agree.error
-    assert agree.usage == Usage(calls=2, usd=0.5)

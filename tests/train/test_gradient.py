@@ -1,10 +1,9 @@
 """One step's gradient against a loss written by hand in double precision; the judge is INVENTED."""
 
-import math
-
 import heavy  # noqa: F401
 import pytest
 import torch
+from by_hand import Step, apart, loss_by_hand
 from fakes import invented_judge, metrics, write_job
 from models import tiny_model
 from transformers import AutoModelForCausalLM, TrainerCallback
@@ -21,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore::UserWarning",
 )
 
-GROUP, LONGEST, WEIGHT, EPS, GAMMA = 3, 32, 0.4, 1e-6, 0.1
+GROUP = 3
 
 
 @pytest.fixture(scope="module")
@@ -64,47 +63,6 @@ def second_step(job, monkeypatch):
     return seen, kept.gradients
 
 
-def advantages_by_hand(rewards):
-    """The recipe's formula; the last row of each group is its reference."""
-    found = []
-    for start in range(0, len(rewards), GROUP):
-        *policy, reference = rewards[start : start + GROUP]
-        mean = sum(policy) / len(policy)
-        std = math.sqrt(sum((r - mean) ** 2 for r in policy) / (len(policy) - 1))
-        found += [(r - mean) / (std + EPS) for r in policy]
-        found.append(max(-10.0, min(10.0, WEIGHT * (reference - mean) / (std + EPS))))
-    return found
-
-
-def loss_by_hand(model, seen, kind, shaping):
-    """Return the step's loss and its references' log-probabilities, row after row."""
-    out, micro, told = seen["out"], seen["micro"], []
-    rows = []
-    for i, advantage in enumerate(advantages_by_hand(seen["rewards"])):
-        prompt = out["prompt_ids"][i][out["prompt_mask"][i].bool()]
-        completion = out["completion_ids"][i][out["completion_mask"][i].bool()]
-        ids = torch.cat([prompt, completion])
-        scores = model(input_ids=ids[None]).logits[0, len(prompt) - 1 : -1].log_softmax(dim=-1)
-        logprobs = scores.gather(1, completion[:, None]).squeeze(1)
-        weights = torch.ones_like(logprobs)
-        if i % GROUP == GROUP - 1:
-            told.append(logprobs.detach())
-            p = logprobs.detach().exp()
-            weights = GAMMA * p / (p + GAMMA) ** 2 if shaping else weights
-        rows.append(-advantage * weights * logprobs)
-
-    def tokens(which):
-        return sum(len(rows[i]) for i in which)
-
-    parts = {
-        "bnpo": lambda which: sum(rows[i].sum() for i in which) / tokens(which) / len(micro),
-        "grpo": lambda which: sum(rows[i].mean() for i in which) / len(which) / len(micro),
-        "dr_grpo": lambda which: sum(rows[i].sum() for i in which) / (len(which) * LONGEST) / len(micro),
-        "dapo": lambda which: sum(rows[i].sum() for i in which) / tokens(range(len(rows))),
-    }
-    return sum(parts[kind](which) for which in micro), torch.cat(told)
-
-
 @pytest.mark.parametrize(
     ("kind", "shaping"),
     [("bnpo", False), ("bnpo", True), ("dapo", True), ("grpo", False), ("dr_grpo", True)],
@@ -122,14 +80,11 @@ def test_the_gradient_is_the_hand_written_losss(tmp_path, base, monkeypatch, kin
     model = AutoModelForCausalLM.from_pretrained(base)
     model.load_state_dict(seen["before"])
     model.double()
-    loss, told = loss_by_hand(model, seen, kind, shaping)
+    step = Step(rewards=seen["rewards"], micro=seen["micro"])
+    step.add_rows(seen["out"])
+    loss, told = loss_by_hand(model, step, GROUP, kind, shaping)
     loss.backward()
-    expected = {name: p.grad for name, p in model.named_parameters()}
-    assert found.keys() == expected.keys()
-    size = torch.stack([g.norm() for g in expected.values()]).norm()
-    apart = torch.stack([(found[name].double() - g).norm() for name, g in expected.items()]).norm()
-    assert size > 1e-3
-    assert apart / size < 1e-5
+    assert apart(found, model) < 1e-5
     first, second = metrics(job)
     if shaping:
         assert first["hri/reference_logprob"] is None

@@ -1,6 +1,5 @@
 """The real trainer on a tiny model, its judge failing by FAKE faults: what is trained and what is saved."""
 
-import json
 import random
 
 import heavy  # noqa: F401
@@ -15,7 +14,7 @@ from polaris.judge.score import JudgeFailed
 from polaris.load import load
 from polaris.recipe import ThinkingPenalty
 from polaris.runtime import StopFlag
-from polaris.train import references
+from polaris.train import references, underway
 from polaris.train.checkpoint import complete
 from polaris.train.trainer import ReferenceTrainer
 from polaris.train.worker import train
@@ -96,8 +95,8 @@ def test_what_stops_the_judge_stops_the_run_with_the_last_step_saved(
         run(job, failing_from(call, error), failed_window=10, max_failed_share=0.4)
     assert saved(job) == ["checkpoint-2"]
     assert [row["step"] for row in metrics(job)] == [1, 2]
-    unfinished = json.loads((job.output / "unfinished.json").read_text())
-    assert (unfinished["step"], unfinished["judge/calls"]) == (3, CALLS_A_STEP)
+    [noted] = underway.read(job.output)
+    assert (noted["step"], noted["judge/calls"]) == (3, CALLS_A_STEP)
     assert not (job.output / "model").exists()
     # Gone on from there, it is as if nothing had happened: same stories, same order, same weights.
     resumed = write_job(

@@ -22,6 +22,7 @@ from polaris.train.job import Job
 from polaris.train.nodes import Team
 from polaris.train.stage import Uploads, book_unfinished, prepare, restore, restore_metrics, run, write
 from polaris.train.supervise import Trainer, worker_environment
+from polaris.train.underway import Notes
 
 HERE = Path(__file__).parent
 
@@ -229,8 +230,9 @@ def test_what_lost_steps_cost_and_met_is_counted_and_what_was_paid_for_again(tmp
     restore_metrics(context, path, 1)
     # The second step finds four of its six answers in the cache, the third none: other stories.
     taken(rows_of(6, 2, 6, **{"judge/usd": 0.5}))
-    unfinished = {"step": 4, "judge/calls": 3, "judge/cached": 0, "judge/usd": 0.25, "judge/repairs": 1}
-    (output / "unfinished.json").write_text(json.dumps(unfinished))
+    notes = Notes(output, 0)
+    notes.begin({"step": 4})
+    notes.write({"judge/calls": 3, "judge/cached": 0, "judge/usd": 0.25, "judge/repairs": 1}, 0)
     book_unfinished(context, output)
     book_unfinished(context, output)
     # The fourth finds what it had paid for.

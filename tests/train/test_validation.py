@@ -17,6 +17,7 @@ from polaris.reward.composite import Weights, reward, score_story
 from polaris.reward.quality import overall
 from polaris.reward.settings import floors_of
 from polaris.runtime import StopFlag
+from polaris.train import underway
 from polaris.train.checkpoint import complete
 from polaris.train.trainer import ReferenceTrainer
 from polaris.train.worker import train
@@ -260,8 +261,8 @@ def test_what_ends_a_validation_leaves_its_step_saved(tmp_path, base, whole):
     assert [path.name for path in complete(job.checkpoints)] == ["checkpoint-2"]
     assert [row["step"] for row in metrics(job)] == [1, 2]
     assert [row["step"] for row in rows(job)] == [0]
-    unfinished = json.loads((job.output / "unfinished.json").read_text())
-    assert (unfinished["step"], unfinished["validation"], unfinished["judge/calls"]) == (2, True, 3)
+    [noted] = underway.read(job.output)
+    assert (noted["step"], noted["validation"], noted["judge/calls"]) == (2, True, 3)
     resumed = job_with(tmp_path / "a", base, save_steps=100, resume=job.checkpoints / "checkpoint-2")
     run(resumed)
     assert untimed(rows(resumed)) == untimed(rows(whole))

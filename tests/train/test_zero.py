@@ -1,16 +1,19 @@
 """Two gloo processes under DeepSpeed through the worker's own code; the judge is INVENTED."""
 
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from by_hand import Step, apart, loss_by_hand
 from fakes import metrics, write_job
 from models import tiny_model
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
+from polaris.train import underway
 from polaris.train.checkpoint import complete
 from polaris.train.job import read_status
 
@@ -72,7 +75,7 @@ def test_one_processs_judge_stops_both_and_they_save_together(tmp_path, zero):
     message = "execute.budget_usd: value 1; spent; checkpoint-2 is saved"
     assert read_status(job.output) == {"code": 4, "message": message}
     assert [path.name for path in complete(job.checkpoints)] == ["checkpoint-2"]
-    assert json.loads((job.output / "unfinished.json").read_text())["judge/calls"] == 6
+    assert [(note["step"], note["judge/calls"]) for note in underway.read(job.output)] == [(3, 3), (3, 3)]
     resumed = write_job(tmp_path / "stopped", base, resume=job.checkpoints / "checkpoint-2", **settings)
     (job.output / "status.json").unlink()
     code, said = torchrun(resumed, 2)
@@ -82,3 +85,30 @@ def test_one_processs_judge_stops_both_and_they_save_together(tmp_path, zero):
         assert metrics(resumed)[2][name] == pytest.approx(metrics(whole)[2][name]), name
     ours, theirs = (load_file(one.output / "model" / "model.safetensors") for one in (resumed, whole))
     assert all((ours[name] == theirs[name]).all() for name in theirs)
+
+
+@pytest.mark.parametrize(("kind", "shaping"), [("bnpo", False), ("dapo", True)])
+def test_the_gradient_of_two_processes_is_the_hand_written_losss(tmp_path, kind, shaping):
+    base = tiny_model(tmp_path / "base")
+    # Three groups of four over two processes of six rows: the second group is on both.
+    size, hri = 4, {"warmup_steps": 1, "shaping": "luffy" if shaping else "none"}
+    settings = {"processes": 2, "zero_stage": 3, "prompts_per_step": 3, "group_size": size, "micro_batch": 2}
+    job = write_job(
+        tmp_path / "a", base, loss=kind, hri=hri, max_steps=2, save_steps=1, max_grad_norm=1e9, **settings
+    )
+    code, said = torchrun(job, 2, "gradient_worker.py")
+    assert code == 0, said
+    seen = [torch.load(job.output / f"seen-{rank}.pt") for rank in range(2)]
+    step = Step(rewards=seen[0]["rewards"], micro=[rows for one in seen for rows in one["micro"]])
+    for one in seen:
+        step.add_rows(one["out"])
+    assert sorted(sum(step.micro, [])) == list(range(12))
+    assert len(step.micro) == 6
+    marks = torch.cat([one["out"]["is_reference"] for one in seen])
+    assert marks.tolist() == [False, False, False, True] * 3
+
+    model = AutoModelForCausalLM.from_pretrained(job.checkpoints / "checkpoint-1").double()
+    loss, _ = loss_by_hand(model, step, size, kind, shaping)
+    loss.backward()
+    for one in seen:
+        assert apart(one["gradients"], model) < 1e-5
