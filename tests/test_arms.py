@@ -20,9 +20,10 @@ from polaris.config import section_of
 from polaris.errors import ConfigError, InputError
 from polaris.imports import fetch_repository
 from polaris.load import dump, load
-from polaris.plan import train_instance
+from polaris.plan import as_of, train_instance
 from polaris.release.spending import works_of
 from polaris.run import Run, open_run
+from polaris.stage import newest_status, run_stage
 from polaris.train.job import Job
 from polaris.train.orphans import end_orphans
 from polaris.train.shape import computed, read_shape
@@ -158,6 +159,25 @@ def test_a_worker_is_told_which_arm_it_is(tmp_path: Path) -> None:
     job = Job(tmp_path / "c", tmp_path / "p", tmp_path / "m", tmp_path / "o", arm="no-hri")
     assert Job.parse(job.arguments()) == job
     assert Job.parse(Job(tmp_path, tmp_path, tmp_path, tmp_path).arguments()).arm is None
+
+
+def test_a_trainings_error_names_the_arm_where_the_setting_is_its_own(
+    tmp_path: Path, raw: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw["arms"]["no-hri"]["max_prompt_tokens"] = 99
+    run = opened(tmp_path, raw)
+    told = "too long for train.max_prompt_tokens 99; train.prompts_per_step 8, stages.train.scratch"
+    said = "too long for arms.no-hri.max_prompt_tokens 99; train.prompts_per_step 8, stages.train.scratch"
+    assert as_of(run.config, run.plan.instances["train"], told) == told
+    assert as_of(run.config, run.plan.instances["train.no-hri"], told) == said
+
+    def ends(*_: object) -> None:
+        raise InputError(told)
+
+    monkeypatch.setattr("polaris.stage._make", ends)
+    assert run_stage(run.path, "train.no-hri") == InputError.code
+    status = newest_status(run.store, run.prefix("train.no-hri"))
+    assert status["reason"] == said
 
 
 def test_the_forecast_has_a_row_for_each_training(tmp_path: Path, raw: dict[str, Any]) -> None:
