@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from polaris.config import RunConfig
+from polaris.config import RunConfig, section_of
 from polaris.errors import FINAL, ConfigError
 from polaris.identity import digest_of, identity_of
 from polaris.kinds import KINDS
@@ -78,6 +79,24 @@ class Plan:
 def train_instance(arm: str | None) -> str:
     """Return the name of the instance that trains: `train`, or `train.ARM`."""
     return "train" if arm is None else f"train.{arm}"
+
+
+def as_of(config: RunConfig, instance: Instance, text: str) -> str:
+    """Name a training's own settings in a text by their place.
+
+    What is common to all trainings says `train.KEY`; that is `arms.NAME.KEY` where the arm has another value.
+    """
+    arm = instance.params.get("arm")
+    if instance.kind != "train" or arm is None:
+        return text
+    train, own = config.training(), config.training(arm)
+
+    def place(match: re.Match[str]) -> str:
+        key = match[1]
+        same = getattr(train, key, None) == getattr(own, key, None)
+        return match[0] if same else f"{section_of(arm)}.{key}"
+
+    return re.sub(r"(?<![\w./-])train\.([a-z_]+)", place, text)
 
 
 def plan(config: RunConfig, contents: Mapping[Path, str]) -> Plan:

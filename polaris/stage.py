@@ -38,7 +38,7 @@ from polaris.errors import (
     PolarisError,
 )
 from polaris.kinds import KINDS
-from polaris.plan import Instance
+from polaris.plan import Instance, as_of
 from polaris.run import Run, open_run
 from polaris.runtime import StopFlag, get_logger, redact
 from polaris.storage import NotFound, Store
@@ -103,6 +103,7 @@ def run_stage(path: Path, name: str) -> int:
     stop = StopFlag()
     stop.install()
     attempt = os.environ.get(ATTEMPT_ENV) or new_attempt()
+    run: Run | None = None
     status: Status | None = None
     try:
         run = open_run(path)
@@ -130,7 +131,9 @@ def run_stage(path: Path, name: str) -> int:
         )
         return DONE
     except PolarisError as error:
-        return _failed(name, error.code, str(error), status)
+        known = run.plan.instances.get(name) if run else None
+        reason = as_of(run.config, known, str(error)) if run and known else str(error)
+        return _failed(name, error.code, reason, status)
     except KeyboardInterrupt:
         return _failed(name, INTERRUPTED, "interrupted", status)
     except ModuleNotFoundError as error:

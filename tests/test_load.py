@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def at(dotted: str, value: Any) -> Change:
         if value is ...:
             del config[last]
         else:
-            config[last] = value
+            config[last] = copy.deepcopy(value)
 
     return change
 
@@ -39,6 +40,8 @@ def at(dotted: str, value: Any) -> Change:
 JUDGE, QUALITY, WRITER = "judges/judge", "evaluations/quality", "models/writer"
 TRAIN = {"base": "base", "judge": "judge"}
 BASE = {"kind": "checkpoint", "path": "."}
+TRAINS: tuple[Change, ...] = (at("models/base", BASE), at("train", TRAIN))
+"""A run that trains."""
 
 WRONG: dict[str, list[Change]] = {
     "a misspelt section": [at("jugdes", {})],
@@ -95,6 +98,36 @@ WRONG: dict[str, list[Change]] = {
         at("models/base", BASE),
         at("judges/own", {"model": "trained"}),
         at("train", {"base": "base", "judge": "own"}),
+    ],
+    "arms without training": [at("arms", {"no-hri": {}})],
+    "arms that are none": [*TRAINS, at("arms", ["no-hri"])],
+    "an arm that is text": [*TRAINS, at("arms/no-hri", "hri/max_weight=0")],
+    "an arm's name with a space": [*TRAINS, at("arms", {"no HRI": {}})],
+    "a misspelt key of an arm": [*TRAINS, at("arms/no-hri/hri", {"max_wieght": 0})],
+    "a wrong value in an arm": [*TRAINS, at("arms", {"fast": {"learning_rate": "high"}, "plain": {}})],
+    "a wrong value that arms have from train": [
+        *TRAINS,
+        at("train/learning_rate", "high"),
+        at("arms", {"plain": {}, "fast": {"learning_rate": -1}}),
+    ],
+    "an arm whose settings do not go together": [
+        *TRAINS,
+        at("train/hri", {"decay": "linear", "decay_steps": 9}),
+        at("arms/steady/hri", {"decay": "none"}),
+    ],
+    "an arm on other machines": [*TRAINS, at("arms/large", {"processes": 4})],
+    "an arm from an endpoint": [*TRAINS, at("arms/other/base", "writer")],
+    "an arm of an unknown judge": [*TRAINS, at("arms/other/judge", "jugde")],
+    "an arm judged by what this run trains": [
+        *TRAINS,
+        at("models/trained", {"kind": "trained"}),
+        at("judges/own", {"model": "trained"}),
+        at("arms/own/judge", "own"),
+    ],
+    "a model of an unknown arm": [
+        *TRAINS,
+        at("arms", {"no-hri": {}, "decay": {}}),
+        at("models/trained", {"kind": "trained", "arm": "no-hir"}),
     ],
 }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from chart_tools import PROFILES, config_of, containers, helm, named, objects
+from chart_tools import CHART, PROFILES, config_of, containers, helm, named, objects
 
 from polaris.load import load
 from polaris.plan import plan
@@ -326,7 +326,8 @@ def test_a_standalone_job_needs_no_sidecar_for_a_judge_elsewhere():
     found = objects("a100x4", "--set", "standalone.render=true")
     spec = named(found, "Job", "polaris-eval-length")["spec"]["template"]["spec"]
 
-    assert [container["name"] for container in containers(spec)] == ["check-needs", "serve-trained", "stage"]
+    names = [container["name"] for container in containers(spec)]
+    assert names == ["check-needs", "serve-base", "serve-hri", "stage"]
     assert spec["initContainers"][1]["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in spec["tolerations"]
 
@@ -340,7 +341,7 @@ def test_a_standalone_job_with_servers_loads_no_model_in_vain_and_ends_early():
         """Tell for each container whether it knows the file."""
         return [idle in container["env"] for container in containers(jobs[name]["template"]["spec"])]
 
-    assert told("polaris-generate") == [True] * 4 and told("polaris-eval-length") == [True] * 3
+    assert told("polaris-generate") == [True] * 4 and told("polaris-eval-length") == [True] * 4
     assert told("polaris-judge") == [False, False]
     assert jobs["polaris-generate"]["activeDeadlineSeconds"] == 14400
     assert jobs["polaris-judge"]["activeDeadlineSeconds"] == 86400
@@ -348,3 +349,33 @@ def test_a_standalone_job_with_servers_loads_no_model_in_vain_and_ends_early():
     tryout = named(objects("default", "--set", "standalone.render=true"), "Job", "polaris-train")["spec"]
     assert tryout["activeDeadlineSeconds"] == 86400
     assert all(idle in container["env"] for container in containers(tryout["template"]["spec"]))
+
+
+def test_a_standalone_training_takes_the_arms_too_one_after_the_other(tmp_path):
+    config = yaml.safe_load((CHART / "files" / "tryout.yaml").read_text(encoding="utf-8"))
+    config["judges"]["other"] = config["judges"]["small"] | {"model": "base"}
+    config["train"]["nodes"] = 2
+    config["arms"] = {"no-hri": {"hri": {"max_weight": 0.0}, "nodes": 2}, "strict": {"judge": "other"}}
+    (tmp_path / "arms.yaml").write_text(yaml.safe_dump({"config": config}), encoding="utf-8")
+    found = objects("default", "--set", "standalone.render=true", "-f", str(tmp_path / "arms.yaml"))
+    spec = named(found, "Job", "polaris-train")["spec"]["template"]["spec"]
+    [stage] = spec["containers"]
+    env = {entry["name"]: entry.get("value") for entry in stage["env"]}
+
+    assert stage["args"][2:] == ["--only", "train*", "--no-needs"]
+    assert [c["name"] for c in spec["initContainers"]] == ["check-needs", "serve-base", "serve-judge"]
+    assert (env["POLARIS__EXECUTE__PARALLEL"], env["POLARIS__TRAIN__NODES"]) == ("1", "1")
+    run = tmp_path / "run.yaml"
+    run.write_text(config_of(found)["run.yaml"], encoding="utf-8")
+    overrides = {name: value for name, value in env.items() if name.startswith("POLARIS__")}
+    trainings = load(run, overrides).trainings()
+    assert {arm: train.nodes for arm, train in trainings.items()} == {None: 1, "no-hri": 1, "strict": 1}
+    assert {train.nodes for train in load(run, {}).trainings().values()} == {2}
+
+
+def test_arms_are_checked_by_the_schema_as_variants():
+    words = ("lint", ".", "-f", "values-a100x4.yaml", "-f", "ci/a100x4-values.yaml", "--set")
+
+    assert helm("helm4", *words, "config.arms.plain.hri.max_weight=0").returncode == 0
+    wrong = helm("helm4", *words, "config.arms.plain.hri.max_wieght=0")
+    assert wrong.returncode == 1 and "max_wieght" in wrong.stdout

@@ -34,6 +34,15 @@ def env(body: dict[str, Any]) -> dict[str, str]:
     return {row["name"]: row["value"] for row in body["spec"]["template"]["spec"]["containers"][0]["env"]}
 
 
+def test_an_arm_is_a_training_of_a_name_of_its_own() -> None:
+    template = stage_template(POLARIS_NODES="2")
+    body = job(template, instance("train", "no-hri"))
+    assert body["metadata"]["name"] == "demo-train-no-hri-01234567-3"
+    assert body["metadata"]["labels"]["polaris/kind"] == "train", "its settings are stages.train"
+    assert body["metadata"]["annotations"] == {"polaris/instance": "train.no-hri"}
+    assert env(body)["POLARIS_RENDEZVOUS"] == "demo-train-no-hri-01234567-3-0.polaris-train:29400"
+
+
 def test_a_job_is_told_whose_it_is() -> None:
     template = stage_template(HOME="/scratch")
     before = copy.deepcopy(template)
