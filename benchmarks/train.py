@@ -14,11 +14,11 @@ row; where a batch of few rows is paid for by the weights that are read, less is
 does not lie above 1. Peak memory is each process's own (ru_maxrss); target: at most 1.05 times TRL's.
 
 Second part: `train_stage.py`, a real stage that saves and uploads while it trains. Blocked is the time in
-which the training thread neither computes nor waits for a core (wall − CPU − run queue, from Linux' schedstat):
-asleep, on a lock, on a disk. Target: in steps during which an upload runs, less than 3 % of a step's time.
-Beside it, without target: how much longer such steps take, which on few cores is mostly what the upload's
-checksums and copies take from the training's memory and cores; the save to the local disk, which does hold
-the training; and how long a restore takes.
+which the training thread neither computes nor waits for a core (wall - CPU - run queue, as Linux' schedstat
+has them): asleep, on a lock, on a disk. Target: in steps during which an upload runs, less than 3 % of their
+time. Beside it, without target: how much longer such steps take, which on few cores is mostly what the
+upload's checksums and copies take from the training's memory and cores; the save to the local disk, which
+does hold the training; and how long a restore takes.
 
 Exit code 1 if a target is missed.
 """
@@ -58,7 +58,7 @@ class Check:
 
 
 def least_ratio(generation_s: float, step_s: float, group_size: int) -> float:
-    """Return our step over TRL's if generation costs by the row and one row of `group_size` is not generated."""
+    """Return our step over TRL's if generation costs by the row and one of `group_size` is not generated."""
     return (step_s - generation_s / group_size) / step_s
 
 

@@ -20,51 +20,21 @@ from polaris.judge.parse import Judgement
 from polaris.train.job import Job
 
 STORIES = (
-    ("a ferry", "The last ferry left without its captain. He stood on the pier with a sandwich, and waved."),
-    ("a clock", "He sold the clock in March. From then on it was always noon in the house, and nobody aged."),
-    (
-        "a lamp",
-        "Her lamp burned oil that the island no longer made. Each night she read one page, then half.",
-    ),
-    (
-        "a letter",
-        "It came forty years late and had the right address. The house was gone; the dog signed for it.",
-    ),
-    (
-        "a bridge",
-        "They built it from both banks. In the middle the halves missed each other by one polite metre.",
-    ),
-    (
-        "an orchard",
-        "Grandfather grafted a pear to the plum. In autumn the tree argued, and we ate what it decided.",
-    ),
-    (
-        "a mirror",
-        "The mirror in the hall was slow. You could leave for work and still see yourself eat breakfast.",
-    ),
-    (
-        "a well",
-        "We dropped a coin and waited. In the evening somebody below called up that this was not enough.",
-    ),
-    (
-        "a train",
-        "The night train stopped where there was no station. One woman got off, as she did every winter.",
-    ),
-    (
-        "a map",
-        "On the map our street was blue. We bought boots at first, then a boat, and then we learned to row.",
-    ),
-    (
-        "a violin",
-        "He played so softly that the neighbours moved closer, wall by wall, until they shared his bed.",
-    ),
-    (
-        "a winter",
-        "Snow took the fence, then the gate. By February we visited each other through the upper windows.",
-    ),
+    ("a ferry", "The last ferry left without its captain, who waved."),
+    ("a clock", "He sold the clock; since then it is noon."),
+    ("a lamp", "Every night her lamp let her read less."),
+    ("a letter", "The letter came forty years late. The dog signed."),
+    ("a bridge", "Both halves of the bridge missed each other politely."),
+    ("an orchard", "The grafted tree argued; we ate what it decided."),
+    ("a mirror", "The hall mirror was slow and still ate breakfast."),
+    ("a well", "Somebody below called: one coin was not enough."),
+    ("a train", "The train stopped nowhere, and one woman got off."),
+    ("a map", "Our street was blue there, so we rowed."),
+    ("a violin", "He played so softly that the walls moved closer."),
+    ("a winter", "By February we visited each other through upper windows."),
 )
 """What a story is of, and the story."""
-STORY_WORDS = 20
+STORY_WORDS = 9
 """About what each of them has."""
 
 

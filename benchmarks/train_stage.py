@@ -10,9 +10,9 @@ what is looked for is what the training waits, not what two programs take from e
 Afterwards the newest checkpoint is restored from the store into an empty folder (`stage.restore`: download
 and checksums), and a worker is started on it, which is timed until its first step could begin.
 
-FOUND.json holds `steps` ([begin, end], monotonic seconds), `saves` and `uploads` (the same), `blocked` (of each
-step the seconds in which its thread neither computed nor waited for a core), `download_s`, `load_s`, `start_s`
-(the same start without a checkpoint) and `checkpoint_bytes`.
+FOUND.json holds `steps` ([begin, end], monotonic seconds), `saves` and `uploads` (the same), `blocked` (of
+each step the seconds in which its thread neither computed nor waited for a core), `download_s`, `load_s`,
+`start_s` (the same start without a checkpoint) and `checkpoint_bytes`.
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ def work() -> int:
         made.trainer.add_callback(times(made.trainer, note))
         return made
 
-    build.build = built
+    setattr(build, "build", built)  # noqa: B010
     found.train = lambda job, config, stop: train(job, config, stop, judge=no_judge)
     return int(found.main(sys.argv[1:]))
 

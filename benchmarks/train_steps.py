@@ -1,4 +1,4 @@
-"""`go` lines in, the seconds of one training step each out: our trainer, or TRL's own, in a process of its own.
+"""`go` lines in, the seconds of a training step each out: our trainer, or TRL's own, in its own process.
 
     python benchmarks/train_steps.py ours|trl FOLDER --steps 7 --group-size 6 --prompts 1 --tokens 64
 
@@ -73,7 +73,7 @@ def make(given: argparse.Namespace) -> Any:
     loaded = load(job.config, environment={})
     assert loaded.train is not None
     if given.trainer == "trl":
-        build.ReferenceTrainer = plain  # type: ignore[assignment,misc]
+        setattr(build, "ReferenceTrainer", plain)  # noqa: B010
     trainer = build.build(job, loaded, loaded.train, Hardware(False, "float32"), no_judge).trainer
     trainer.generation_config.min_new_tokens = given.tokens
     return trainer
