@@ -34,7 +34,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import mean, median, quantiles
+from statistics import median, quantiles
 from typing import Any
 
 from polaris.runtime import die_with_parent
@@ -192,6 +192,8 @@ def stage_checks(found: dict[str, Any], save_steps: int) -> list[Check]:
     longer = [took - usual for took in busy]
     size = found["checkpoint_bytes"] / 2**20
     interval_s = save_steps * usual
+    # The last upload has no step beside it any more.
+    beside = sum(begin < steps[-1][1] for begin, _ in found["uploads"])
     return [
         Check(
             "blocked in steps during an upload, share", share, f"< {MOST_BLOCKED}", share < MOST_BLOCKED, True
@@ -201,7 +203,7 @@ def stage_checks(found: dict[str, Any], save_steps: int) -> list[Check]:
         Check("longer with an upload beside it, s", median(longer), "", True, True, interval(longer)),
         Check(
             f"the same, share of {save_steps} steps (train.save_steps)",
-            mean(longer) * len(busy) / len(found["uploads"]) / interval_s,
+            sum(longer) / beside / interval_s,
             "",
             True,
             True,

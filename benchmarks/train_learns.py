@@ -2,9 +2,9 @@
 
     python benchmarks/train_learns.py [--steps 30] [--seeds 1 2 3] [--no-smollm2] [--json FILE] [--plot FILE]
 
-`polaris.train.worker.train` on the CPU; the reward is the recipe's without its judge, so that it is a function
-of the story: 1 at the asked length, falling to 0 at none and at twice as many words, less what the length and
-the self-repetition cost. The small model is a random Llama of two layers with SmolLM2's tokenizer and all of
+`polaris.train.worker.train` on the CPU; the reward is the recipe's without its judge, a function of a story:
+1 at the asked length, falling to 0 at no words and at twice as many, less what a length beyond that and the
+self-repetition cost. The small model is a random Llama of two layers with SmolLM2's tokenizer and all of
 its 49,152 tokens. For each seed it is trained twice, with human references (w rises to 0.4) and without.
 
 1. It learns: the mean rewards of the last 10 steps, all seeds together, are above those of the first 10;
