@@ -62,7 +62,7 @@ WIDTH = 5.0
 DASHES: tuple[tuple[float, ...], ...] = (
     (),
     (5, 2.5),
-    (1.6, 1.6),
+    (2, 1.1),
     (8, 2, 1.6, 2),
     (5, 1.6, 1.6, 1.6, 1.6, 1.6),
     (2.8, 1.2),
@@ -71,6 +71,9 @@ DASHES: tuple[tuple[float, ...], ...] = (
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
 """Shapes of marked points, by the line's dash."""
+
+FEW = 40
+"""Up to so many steps each is marked, and lines are drawn thicker."""
 
 Values = Sequence[float | None]
 
@@ -155,7 +158,9 @@ def curves(
     places = [step for line in drawn for step in (steps if line.steps is None else line.steps)]
     if not places:
         return None
-    shared = len(shown) > 1 and len({tuple(_keys(panel)) for panel in shown}) == 1
+    fullest = max(shown, key=lambda panel: len(_keys(panel)))
+    shared = len(shown) > 1 and all(set(_keys(panel)) <= set(_keys(fullest)) for panel in shown)
+    few = max(len(steps if line.steps is None else line.steps) for line in drawn) <= FEW
     with matplotlib.rc_context(style(name)):
         figure = Figure(
             figsize=(WIDTH, 2.9 if len(shown) == 1 else 1.75 * len(shown) + (0.5 if shared else 0.2)),
@@ -163,12 +168,12 @@ def curves(
         )
         rows: Any = figure.subplots(len(shown), 1, sharex=True, squeeze=False)
         for axes, panel in zip(rows[:, 0], shown, strict=True):
-            _panel(axes, steps, panel)
-            if not shared and len(_keys(panel)) > 1:
+            _panel(axes, steps, panel, few)
+            if shared and panel is fullest and len(_keys(panel)) > 1:
+                _legend_below(axes)
+            elif not shared and len(_keys(panel)) > 1:
                 legend(axes)
         last = rows[-1, 0]
-        if shared and len(_keys(shown[0])) > 1:
-            _legend_below(last)
         last.set_xlabel("optimiser step")
         last.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         low, high = span or (min(places), max(places))
@@ -280,9 +285,9 @@ def _keys(panel: Panel) -> list[str]:
     return [line.label for line in panel.drawable()] + ([panel.limit[0]] if panel.limit else [])
 
 
-def _panel(axes: Any, steps: Sequence[float], panel: Panel) -> None:
+def _panel(axes: Any, steps: Sequence[float], panel: Panel, few: bool) -> None:
     for line in panel.drawable():
-        _line(axes, steps if line.steps is None else line.steps, line, panel.log)
+        _line(axes, steps if line.steps is None else line.steps, line, panel.log, few)
     if panel.log:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -295,7 +300,7 @@ def _panel(axes: Any, steps: Sequence[float], panel: Panel) -> None:
     axes.set_title(panel.title, loc="left", fontsize=10, color=INK)
 
 
-def _line(axes: Any, steps: Sequence[float], line: Line, log: bool) -> None:
+def _line(axes: Any, steps: Sequence[float], line: Line, log: bool, few: bool) -> None:
     colour = SERIES[line.colour % len(SERIES)]
     values = [_number(value, log) for value in line.values]
     if line.band is not None:
@@ -303,7 +308,6 @@ def _line(axes: Any, steps: Sequence[float], line: Line, log: bool) -> None:
         low = [value - half for value, half in zip(values, spread, strict=True)]
         high = [value + half for value, half in zip(values, spread, strict=True)]
         axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
-    few = len(steps) <= 40
     drawn: dict[str, Any] = {
         "linewidth": 1.8 if few else 1.2,
         "marker": "o" if few else "",
