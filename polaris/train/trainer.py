@@ -49,6 +49,10 @@ class ReferenceTrainer(GRPOTrainer):  # type: ignore[misc]
 
     """
 
+    _metrics: dict[str, Any]
+    generation_kwargs: dict[str, Any]
+    generation_config: GenerationConfig
+
     def __init__(
         self,
         *,
@@ -168,10 +172,10 @@ class ReferenceTrainer(GRPOTrainer):  # type: ignore[misc]
             engine = self.vllm_generation
             before = {name: getattr(engine, name) for name in drawn}
             try:
-                vars(engine).update(drawn)
+                engine.__dict__.update(drawn)
                 yield
             finally:
-                vars(engine).update(before)
+                engine.__dict__.update(before)
             return
         kept = self.generation_kwargs, self.generation_config
         if not sampling.temperature:
