@@ -51,7 +51,7 @@ class ReferenceTrainer(GRPOTrainer):  # type: ignore[misc]
 
     _metrics: dict[str, Any]
     generation_kwargs: dict[str, Any]
-    generation_config: GenerationConfig
+    generation_config: Any
 
     def __init__(
         self,
@@ -172,10 +172,10 @@ class ReferenceTrainer(GRPOTrainer):  # type: ignore[misc]
             engine = self.vllm_generation
             before = {name: getattr(engine, name) for name in drawn}
             try:
-                engine.__dict__.update(drawn)
+                _set(engine, drawn)
                 yield
             finally:
-                engine.__dict__.update(before)
+                _set(engine, before)
             return
         kept = self.generation_kwargs, self.generation_config
         if not sampling.temperature:
@@ -290,6 +290,11 @@ class ReferenceTrainer(GRPOTrainer):  # type: ignore[misc]
                 f" log-probabilities differ from the trainer's by {largest:.3g}, above"
                 f" train.engine_max_difference {self.engine_max_difference:g}"
             )
+
+
+def _set(engine: Any, values: dict[str, Any]) -> None:
+    for name, value in values.items():
+        setattr(engine, name, value)
 
 
 def check_arguments(args: GRPOConfig, hri: HRIConfig) -> None:
