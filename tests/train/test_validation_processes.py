@@ -29,28 +29,9 @@ def told(job, step):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_two_processes_divide_the_prompts_and_train_as_without(tmp_path):
+def test_two_processes_divide_the_prompts_and_stop_together(tmp_path):
     base = tiny_model(tmp_path / "base")
-    settings = {"processes": 2, "zero_stage": 3, "micro_batch": 1, "max_steps": 2}
-    job = write_job(tmp_path / "with", base, validation=VALIDATION, **settings)
-    # Three prompts: one of the two processes has a place too many.
-    hold_back(job.pairs)
-    without = write_job(tmp_path / "without", base, validation=None, **settings)
-    for one in (job, without):
-        code, said = torchrun(one, 2)
-        assert code == 0, said
-    assert [(row["step"], row["n"], row["judge/calls"]) for row in rows(job)] == [(i, 3, 3) for i in range(3)]
-    for step in range(3):
-        assert [one["uid"] for one in told(job, step)] == [uid for uid, *_ in HELD_BACK]
-    ours, theirs = (load_file(one.output / "model" / "model.safetensors") for one in (job, without))
-    assert all((ours[name] == theirs[name]).all() for name in theirs)
-    for name in ("reward", "loss", "grad_norm", "judge/calls"):
-        assert [row[name] for row in metrics(job)] == [row[name] for row in metrics(without)], name
-
-
-def test_one_processs_judge_stops_both_in_a_validation(tmp_path):
-    base = tiny_model(tmp_path / "base")
-    settings = {"processes": 2, "micro_batch": 1, "max_steps": 3, "save_steps": 100}
+    settings = {"processes": 2, "zero_stage": 3, "micro_batch": 1, "max_steps": 3, "save_steps": 100}
     often = VALIDATION | {"before_first": False}
     job = write_job(tmp_path / "stopped", base, validation=often, **settings)
     hold_back(job.pairs)
@@ -60,20 +41,48 @@ def test_one_processs_judge_stops_both_in_a_validation(tmp_path):
     message = "execute.budget_usd: value 1; spent; checkpoint-2 is saved"
     assert read_status(job.output) == {"code": 4, "message": message}
     assert [path.name for path in complete(job.checkpoints)] == ["checkpoint-2"]
-    assert [row["step"] for row in rows(job)] == [1]
+    # Three prompts: one of the two processes has a place too many.
+    assert [(row["step"], row["n"], row["judge/calls"]) for row in rows(job)] == [(1, 3, 3)]
+    assert [one["uid"] for one in told(job, 1)] == [uid for uid, *_ in HELD_BACK]
     noted = [(note["step"], note["validation"], note["judge/calls"]) for note in underway.read(job.output)]
     assert noted == [(2, True, 2), (2, True, 1)]
 
 
-def test_the_engine_writes_and_is_compared_as_in_a_step(tmp_path):
-    base = tiny_model(tmp_path / "base")
-    job = colocated(tmp_path / "with", base, validation=VALIDATION)
+def test_an_engine_writes_and_is_compared_as_in_a_step(tmp_path):
+    job = colocated(tmp_path / "a", tiny_model(tmp_path / "base"), validation=VALIDATION)
     hold_back(job.pairs)
     code, message, found = run_colocated(job)
     assert code == 0, message
-    without = colocated(tmp_path / "without", base, validation=None)
-    code, message, expected = run_colocated(without)
-    assert code == 0, message
     assert [(row["step"], row["n"], row["failed"]) for row in rows(job)] == [(i, 3, 0) for i in range(3)]
+    assert len({one["story"] for step in range(3) for one in told(job, step)}) > 3
+    # The first of the two steps is compared too, although the validation before it has sent the weights.
+    assert all(0 < row["engine/logprob_max_difference"] < 1e-3 for row in found)
+
+
+@pytest.mark.acceptance
+def test_two_sharded_processes_train_as_without(tmp_path):
+    base = tiny_model(tmp_path / "base")
+    settings = {"processes": 2, "zero_stage": 3, "micro_batch": 1, "max_steps": 2}
+    job = write_job(tmp_path / "with", base, validation=VALIDATION, **settings)
+    hold_back(job.pairs)
+    without = write_job(tmp_path / "without", base, validation=None, **settings)
+    for one in (job, without):
+        code, said = torchrun(one, 2)
+        assert code == 0, said
+    assert [(row["step"], row["n"], row["judge/calls"]) for row in rows(job)] == [(i, 3, 3) for i in range(3)]
+    ours, theirs = (load_file(one.output / "model" / "model.safetensors") for one in (job, without))
+    assert all((ours[name] == theirs[name]).all() for name in theirs)
+    for name in ("reward", "loss", "grad_norm", "judge/calls"):
+        assert [row[name] for row in metrics(job)] == [row[name] for row in metrics(without)], name
+
+
+@pytest.mark.acceptance
+def test_an_engine_draws_as_without(tmp_path):
+    base = tiny_model(tmp_path / "base")
+    job = colocated(tmp_path / "with", base, validation=VALIDATION)
+    hold_back(job.pairs)
+    without = colocated(tmp_path / "without", base, validation=None)
+    found, expected = (run_colocated(one)[2] for one in (job, without))
+    assert len(rows(job)) == 3
     for name in ("reward", "entropy", "engine/logprob_max_difference"):
         assert [row[name] for row in found] == [row[name] for row in expected], name
