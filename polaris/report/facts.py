@@ -208,8 +208,8 @@ def _books(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _totals(manifests: Sequence[Manifest], going: Iterable[Records]) -> dict[str, float]:
     """Return what all stages took; a training that goes on counts with what it has paid."""
     trainings = list(going)
-    costs = [found.cost for found in (*manifests, *trainings)]
-    times = [found.seconds or 0.0 for found in (*manifests, *trainings)]
+    costs = [*(one.cost for one in manifests), *(one.cost for one in trainings)]
+    times = [*(one.seconds for one in manifests), *(one.seconds or 0.0 for one in trainings)]
     found: dict[str, float] = {"seconds": sum(times)}
     for key in COSTS:
         found[key] = sum(cost.get(key, 0) for cost in costs)

@@ -17,7 +17,7 @@ def test_validations_stand_beside_the_training_on_the_same_steps(tmp_path: Path)
     assert training["steps"] == [1, 2, 3, 4]
     assert training["validation"]["steps"] == [0, 2, 4]
     assert training["validation"]["series"]["reward"] == [None, 0.22, pytest.approx(0.24)]
-    assert training["validation"]["series"]["quality"] == [0.3, 0.32, 0.34]
+    assert training["validation"]["series"]["quality"] == pytest.approx([0.3, 0.32, 0.34])
     assert "Validation" in page.text
     assert page.open == [] and len(page.ids) == len(set(page.ids))
 
