@@ -22,7 +22,7 @@ from polaris.run import Run, open_run
 from polaris.runtime import StopFlag
 from polaris.stage import Status
 
-SPENT = {"calls": 5.0, "usd": 0.5, "paid": {"3": 5.0}, "repaid": 0.0}
+SPENT = {"calls": 5.0, "usd": 0.5, "paid": {"3": 3.0, "validation 4": 2.0}, "repaid": 0.0}
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_a_run_in_progress_has_a_page_of_what_is_there(run: Run, tmp_path: Path)
     said = words(page.text)
     assert "Run in progress: step 2 of about 4, as of " in said
     assert "1 of 8 parts is finished." in said and "Running: train." in said
-    assert "US$ 0.50 and 5 judge calls of 1 step that was lost and taken again" in said
+    assert "US$ 0.50 and 5 judge calls of what was lost and made again, 1 step among it." in said
     # Two steps of 10 calls, two validations of 2, and the lost step's 5.
     assert "29" in said and "0.74" in said
     assert "Story 0 after step 2." in said and "Forecast beside actual" in said
