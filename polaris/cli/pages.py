@@ -81,8 +81,6 @@ def follow_page(
     name: str,
     out: Path | None,
     every: int,
-    *,
-    sleep: Callable[[float], None] = time.sleep,
 ) -> None:
     """Draw a report's page every so many seconds until it is finished, or until Ctrl-C; print its path.
 
@@ -104,7 +102,7 @@ def follow_page(
             if said != told:
                 told = said
                 print(f"{time.strftime('%H:%M:%S')} run {run.config.run} {told}", file=sys.stderr, flush=True)
-            sleep(every)
+            _pause(every)
     except KeyboardInterrupt:
         last = _tried(lambda: _drawn(opened(), name, None)) if path else None
         if last is not None:
@@ -113,6 +111,10 @@ def follow_page(
         return
     path = _written(run, out, name, _page(opened(), manifest))
     print(f"{path}: the report is finished")
+
+
+def _pause(seconds: float) -> None:
+    time.sleep(seconds)
 
 
 def _page(run: Run, manifest: Manifest) -> bytes:

@@ -65,16 +65,7 @@ def collect(
         for name, arm in trained.items()
         if name in records
     ]
-    missing = [line for facts in evaluations for line in facts["missing"]]
-    if data is None:
-        missing.insert(0, "The data stage has no artifact here.")
-    for name in reversed(trained):
-        if name not in records:
-            missing.insert(0, f"The {name} stage has no artifact here: there are no training curves of it.")
-    if not config.evaluations:
-        missing.append("The configuration names no evaluation: nothing was scored.")
-    elif not evaluations:
-        missing.append("Each evaluation of this run is made on demand and has a report of its own.")
+    missing = _missing(config, data, [name for name in trained if name not in records], evaluations)
     return {
         "format": FORMAT,
         "run": config.run,
@@ -97,6 +88,25 @@ def collect(
         "config": _relative(config.model_dump(mode="json"), str(config_path.absolute().parent)),
         "missing": missing,
     }
+
+
+def _missing(
+    config: RunConfig,
+    data: Mapping[str, Any] | None,
+    untrained: Sequence[str],
+    evaluations: Sequence[Mapping[str, Any]],
+) -> list[str]:
+    """Return what a reader might look for in vain, a sentence each."""
+    missing = [] if data is not None else ["The data stage has no artifact here."]
+    missing += [
+        f"The {name} stage has no artifact here: there are no training curves of it." for name in untrained
+    ]
+    missing += [line for facts in evaluations for line in facts["missing"]]
+    if not config.evaluations:
+        missing.append("The configuration names no evaluation: nothing was scored.")
+    elif not evaluations:
+        missing.append("Each evaluation of this run is made on demand and has a report of its own.")
+    return missing
 
 
 def without_texts(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -33,7 +33,8 @@ class Records:
         samples: the stories of the first and of the last validation, by step.
         forecast: {steps, calls, usd, hours, assumptions}; None if there was none.
         cost: what the judge's calls cost in all, as a manifest's `cost`: lost steps and validation included.
-        lost: the part of it that steps cost which were lost and taken again; empty if unknown or nothing.
+        lost: the part of it that steps and validations cost which were lost and made again; empty if
+            unknown or nothing.
         lost_steps: how many different steps those were.
         seconds: how long the training was at work, whole steps and validations; None if not recorded.
         finished: whether this is a finished artifact.
@@ -81,7 +82,8 @@ def _records(names: Iterable[str], read: Callable[[str], bytes | None], artifact
         forecast=_object(read(FORECAST)),
         cost=artifact.manifest.cost if artifact else _paid(metrics, validation, lost),
         lost=lost,
-        lost_steps=len(spent.get("paid") or {}),
+        # Beside steps, by their number, it names validations.
+        lost_steps=sum(name.isdigit() for name in spent.get("paid") or {}),
         seconds=_seconds(metrics, validation, artifact),
         finished=artifact is not None,
     )

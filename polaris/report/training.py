@@ -17,8 +17,14 @@ MOST_SAMPLES = 3
 """Validation stories that a page shows of a training."""
 COLOURS = 6
 """Colours that the page has."""
-_SAMPLE = ("story", "words", "reward", "quality", "repetition", "length", "blank", "failed")
-_FORECAST = ("steps", "calls", "usd", "hours")
+PARTS = ("quality", "repetition", "length", "blank")
+"""What a validation story's reward is made of."""
+_FORECAST = ("steps", "calls", "usd", "hours", "hours_low", "hours_high")
+_SAME = {part: f"reward/{part}" for part in PARTS} | {
+    "words_mean": "lengths/words_mean",
+    "cut_share": "lengths/truncated",
+}
+"""Short names of a validation's figures → those that a step's metrics have."""
 
 Row = Mapping[str, Any]
 
@@ -124,7 +130,8 @@ def _series(rows: Sequence[Row]) -> tuple[list[int], dict[str, list[float | None
 
 
 def _validation(rows: Sequence[Row]) -> dict[str, Any] | None:
-    steps, series = _series([row for row in rows if _is_number(row.get("step"))])
+    named = [{_SAME.get(key, key): value for key, value in row.items()} for row in rows]
+    steps, series = _series([row for row in named if _is_number(row.get("step"))])
     return {"steps": steps, "series": series} if steps else None
 
 
@@ -142,7 +149,7 @@ def _samples(found: Mapping[int, Sequence[Row]]) -> dict[str, Any] | None:
             {
                 "uid": uid,
                 "prompt": str(last.get("prompt") or ""),
-                "target": _finite(last.get("target_word_count")),
+                "target": _finite(last.get("target", last.get("target_word_count"))),
                 "sides": [_sample(step, sides[step][uid]) for step in steps],
             }
         )
@@ -150,10 +157,17 @@ def _samples(found: Mapping[int, Sequence[Row]]) -> dict[str, Any] | None:
 
 
 def _sample(step: int, row: Row) -> dict[str, Any]:
-    found: dict[str, Any] = {key: _finite(row.get(key)) for key in _SAMPLE}
-    failed = row.get("failed")
-    found["failed"] = failed if isinstance(failed, str) else bool(failed)
-    return {"step": step, **found, "story": str(row.get("story") or "")}
+    """Return one story: its parts may be in a mapping of their own; without a judgement it has failed."""
+    parts = row.get("parts")
+    figures = {**row, **(parts if isinstance(parts, dict) else {})}
+    failed = row.get("failed", "judgement" in row and row["judgement"] is None)
+    return {
+        "step": step,
+        "story": str(row.get("story") or ""),
+        "cut": bool(row.get("cut")),
+        "failed": failed if isinstance(failed, str) else bool(failed),
+        **{key: _finite(figures.get(key)) for key in ("words", "reward", *PARTS)},
+    }
 
 
 def _forecast(found: Row | None) -> dict[str, Any] | None:

@@ -72,7 +72,7 @@ def _single(training: Facts) -> list[Curve]:
 
     mean = line("reward", "mean", 1, "reward_std")
     validated = [
-        Panel(title, (line(key, "training", 1), *_validated([training], title, ["validation"], [0])))
+        Panel(title, (line(key, "training", 1), *_validated([training], key, ["validation"], [0])))
         for title, key in (("reward", "reward"), ("quality", "reward/quality"))
     ]
     parts = tuple(line(key, label, n, dash=n) for n, (key, label) in enumerate(PARTS))
@@ -118,7 +118,10 @@ def _compared(trainings: Sequence[Facts]) -> list[Curve]:
 
     labels = [training["label"] for training in trainings]
     colours = [training["colour"] for training in trainings]
-    validated = [Panel(key, _validated(trainings, key, labels, colours)) for key in ("reward", "quality")]
+    validated = [
+        Panel(title, _validated(trainings, key, labels, colours))
+        for title, key in (("reward", "reward"), ("quality", "reward/quality"))
+    ]
     difference = derived(
         "reference − policy", lambda a, b: a - b, "hri/reference_reward", "reward", zero=True
     )

@@ -182,6 +182,27 @@ def test_logs_and_report_of_a_release(
     assert "'report.length' is no instance of this run" in capsys.readouterr().err
 
 
+def test_the_page_of_a_release_whose_run_goes_on(
+    cli: Polaris,
+    cluster: FakeCluster,
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_artifact(run, "data", {"pairs.jsonl": []})
+    assert cli("report", *TRYOUT) == 0
+    told, page = capsys.readouterr(), tmp_path / "polaris-report-test.html"
+    assert told.out == f"{page.name}\n" and "nothing is at work: 1 of 4 parts finished" in told.err
+    assert "1 of 4 parts finished" in " ".join(page.read_text(encoding="utf-8").split())
+    finished = {"report.html": b"<p>page", "report.json": b"{}"}
+    monkeypatch.setattr("polaris.cli.pages._pause", lambda _: make_artifact(run, "report", finished))
+    assert cli("report", *TRYOUT, "--follow", "--every", 5) == 0
+    assert page.read_bytes() == b"<p>page"
+    assert capsys.readouterr().out.splitlines()[-1] == f"{page.name}: the report is finished"
+
+
 def test_the_cost_of_a_run_and_of_a_release(
     cli: Polaris, cluster: FakeCluster, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -22,7 +22,7 @@ from polaris.run import Run, open_run
 from polaris.runtime import StopFlag
 from polaris.stage import Status
 
-SPENT = {"calls": 5.0, "usd": 0.5, "paid": {"3": 5.0}, "repaid": 0.0}
+SPENT = {"calls": 5.0, "usd": 0.5, "paid": {"3": 3.0, "validation 4": 2.0}, "repaid": 0.0}
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_a_run_in_progress_has_a_page_of_what_is_there(run: Run, tmp_path: Path)
     said = words(page.text)
     assert "Run in progress: step 2 of about 4, as of " in said
     assert "1 of 8 parts is finished." in said and "Running: train." in said
-    assert "US$ 0.50 and 5 judge calls of 1 step that was lost and taken again" in said
+    assert "US$ 0.50 and 5 judge calls of what was lost and made again, 1 step among it." in said
     # Two steps of 10 calls, two validations of 2, and the lost step's 5.
     assert "29" in said and "0.74" in said
     assert "Story 0 after step 2." in said and "Forecast beside actual" in said
@@ -96,7 +96,7 @@ def test_a_finished_report_is_given_as_it_is(run: Run, tmp_path: Path) -> None:
 
 
 def test_following_draws_again_until_the_report_is_finished(
-    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "page.html"
     seen: list[str] = []
@@ -110,7 +110,8 @@ def test_following_draws_again_until_the_report_is_finished(
         seen.append(out.read_text(encoding="utf-8"))
         steps.pop(0)()
 
-    pages.follow_page(lambda: run, "report", out, 7, sleep=sleep)
+    monkeypatch.setattr(pages, "_pause", sleep)
+    pages.follow_page(lambda: run, "report", out, 7)
     assert ["step 2 of about 4" in seen[0], "step 3 of about 4" in seen[1]] == [True, True]
     assert all('<meta http-equiv="refresh" content="7">' in page for page in seen)
     assert out.read_bytes() == b"<p>page"
@@ -118,34 +119,33 @@ def test_following_draws_again_until_the_report_is_finished(
 
 
 def test_ctrl_c_ends_well_and_leaves_a_page_that_stays(
-    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "page.html"
 
     def interrupted(seconds: float) -> None:
         raise KeyboardInterrupt
 
-    pages.follow_page(lambda: run, "report", out, 7, sleep=interrupted)
+    monkeypatch.setattr(pages, "_pause", interrupted)
+    pages.follow_page(lambda: run, "report", out, 7)
     assert 'http-equiv="refresh"' not in out.read_text(encoding="utf-8")
     assert "as of now; the run itself goes on" in capsys.readouterr().out
 
 
 def test_a_store_out_of_reach_is_waited_for(
-    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out, looks = tmp_path / "page.html", iter([run, TransientError("no route"), run, run])
+    out, reached = tmp_path / "page.html", iter([True, False, False, True, True])
 
     def look() -> Run:
-        found = next(looks)
-        if isinstance(found, Exception):
-            raise found
-        return found
+        if not next(reached):
+            raise TransientError("no route")
+        return run
 
-    def sleep(seconds: float) -> None:
-        make_artifact(run, "report", {"report.html": b"<p>page", "report.json": b"{}"})
-
-    with pytest.raises(StopIteration):
-        pages.follow_page(look, "report", out, 7, sleep=sleep)
+    finished = {"report.html": b"<p>page", "report.json": b"{}"}
+    monkeypatch.setattr(pages, "_pause", lambda _: make_artifact(run, "report", finished))
+    pages.follow_page(look, "report", out, 7)
+    assert out.read_bytes() == b"<p>page"
     assert "no route; tried again later" in capsys.readouterr().err
 
 

@@ -17,7 +17,7 @@ def test_validations_stand_beside_the_training_on_the_same_steps(tmp_path: Path)
     assert training["steps"] == [1, 2, 3, 4]
     assert training["validation"]["steps"] == [0, 2, 4]
     assert training["validation"]["series"]["reward"] == [None, 0.22, pytest.approx(0.24)]
-    assert training["validation"]["series"]["quality"] == [0.3, 0.32, 0.34]
+    assert training["validation"]["series"]["reward/quality"] == pytest.approx([0.3, 0.32, 0.34])
     assert "Validation" in page.text
     assert page.open == [] and len(page.ids) == len(set(page.ids))
 
@@ -36,7 +36,8 @@ def test_sample_stories_are_shown_first_and_last_escaped_and_few(tmp_path: Path)
         assert f"Story {n} after step 0. {words(HOSTILE[:20])}" in said
         assert f"Story {n} after step 4." in said
     assert "Story 3 after" not in said and "after step 2." not in said
-    assert "judgement failed: not JSON <script>alert(1)</script>" in said
+    assert "181 words of 200 asked for; repetition 0.00; length 0.10; blank 0.00; judgement failed" in said
+    assert "quality 0.40; repetition 0.00; length 0.10; blank 0.00; cut off at the token limit" in said
     assert "<script" not in html and "alert(2)" in page.text
     shown = data["trainings"][0]["samples"]
     assert shown["steps"] == [0, 4]
@@ -57,6 +58,7 @@ def test_the_forecast_stands_beside_what_it_took(tmp_path: Path) -> None:
     assert data["trainings"][0]["forecast"] == FORECAST
     # Four steps of 90 s and two validations of 60 s.
     assert data["trainings"][0]["took"]["hours"] == 480 / 3600
+    assert "forecast 1.50 (1.00 to 2.00)" in words(page.text)
     assert "Forecast beside actual" in page.text and "A call costs 0.02 US$." in page.text
     assert "4 forecast 4, took 100\N{NO-BREAK SPACE}%" in " ".join(page.text.split(" ")).replace("\n", " ")
 
@@ -79,3 +81,14 @@ def test_an_older_artifact_has_metrics_alone(tmp_path: Path) -> None:
     _, data, page = made(trained_context(tmp_path, {"metrics.jsonl": rows(2)}))
     assert data["trainings"][0]["validation"] is None and data["trainings"][0]["forecast"] is None
     assert "Forecast beside" not in page.text and "Validation stories" not in page.text
+
+
+def test_short_names_and_a_reason_are_understood(tmp_path: Path) -> None:
+    row = {"uid": "a", "story": "A.", "target_word_count": 9, "quality": 0.25, "failed": f"no JSON {HOSTILE}"}
+    found = objects(2) | {
+        "validation.jsonl": [{"step": 0, "quality": 0.5}],
+        "samples/step-000000.jsonl": [row],
+    }
+    _, data, page = made(trained_context(tmp_path, found))
+    assert data["trainings"][0]["validation"]["series"]["reward/quality"] == [0.5]
+    assert "quality 0.25; judgement failed: no JSON <script>alert(1)</script>" in words(page.text)

@@ -15,7 +15,15 @@ from polaris.stage import StageContext
 
 Row = dict[str, Any]
 
-FORECAST = {"steps": 4, "calls": 100.0, "usd": 2.0, "hours": 1.5, "assumptions": ["A call costs 0.02 US$."]}
+FORECAST = {
+    "steps": 4,
+    "calls": 100.0,
+    "usd": 2.0,
+    "hours": 1.5,
+    "hours_low": 1.0,
+    "hours_high": 2.0,
+    "assumptions": ["A call costs 0.02 US$."],
+}
 
 
 def rows(steps: int, *, better: float = 0.0) -> list[Row]:
@@ -36,10 +44,10 @@ def validation(*steps: int) -> list[Row]:
             "n": 2,
             "failed": 0 if number else 2,
             "reward": 0.2 + 0.01 * step if number else None,
-            "quality": 0.3 + 0.01 * step,
-            "repetition": 0.05,
-            "words_mean": 180.0,
-            "cut_share": 0.5,
+            "reward/quality": 0.3 + 0.01 * step,
+            "reward/repetition": 0.05,
+            "lengths/words_mean": 180.0,
+            "lengths/truncated": 0.5,
             "judge/calls": 2,
             "judge/cached": 0,
             "judge/usd": 0.02,
@@ -56,14 +64,12 @@ def samples(step: int, stories: int = 5) -> list[Row]:
             "uid": f"u{n}",
             "prompt": f"Of a fox, {n}. {HOSTILE}",
             "story": f"Story {n} after step {step}. {HOSTILE}",
-            "target_word_count": 200,
+            "target": 200,
             "words": 180 + n,
+            "cut": n == 2,
             "reward": None if n == 1 else 0.1 + step / 100,
-            "quality": 0.4,
-            "repetition": 0.0,
-            "length": 0.1,
-            "blank": 0.0,
-            "failed": f"not JSON {HOSTILE}" if n == 1 else False,
+            "parts": {"quality": None if n == 1 else 0.4, "repetition": 0.0, "length": 0.1, "blank": 0.0},
+            "judgement": None if n == 1 else {},
         }
         for n in range(stories)
     ]
