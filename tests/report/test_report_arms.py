@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import report_inputs
 from context import make_artifact
 from report_pages import made, words
 from training_inputs import arms_context, objects
@@ -50,6 +52,18 @@ def test_results_name_the_arm_of_each_trained_model(tmp_path: Path) -> None:
     named = {model["name"]: model["training"] for model in data["models"]}
     assert (named["trained"], named["plain"], named["base"]) == ("train", "arms.no-hri", None)
     assert "trained from base by arms.no-hri" in words(page.text)
+
+
+def test_the_scores_name_the_arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = report_inputs.configuration
+
+    def with_arm(folder: Path, **settings: bool) -> dict[str, Any]:
+        return plain(folder, **settings) | {"arms": {"no-hri": {"hri": {"max_weight": 0.0}}}}
+
+    monkeypatch.setattr(report_inputs, "configuration", with_arm)
+    html, _, page = made(report_inputs.report_context(tmp_path))
+    assert page.open == []
+    assert html.count('trained</span><span class="small arm">train</span></th>') == 2, "scores and lengths"
 
 
 def test_the_terminal_ends_with_the_arms_side_by_side(
