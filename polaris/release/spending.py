@@ -32,11 +32,8 @@ from polaris.release.objects import Snapshot, instance_of, labels_of
 from polaris.release.open import Release
 from polaris.run import Run
 from polaris.train.forecast import FORECAST, beside, training_calls, validation_stories, validations
-from polaris.train.job import METRICS, SPENT
+from polaris.train.job import METRICS, SPENT, VALIDATION
 from polaris.train.settings import total_steps
-
-VALIDATION = "validation.jsonl"
-"""Progress piece of a training: a row a validation, with the figures of a step's row."""
 
 
 @dataclass(frozen=True)
@@ -208,7 +205,7 @@ def _forecast_beside(run: Run, name: str, manifest: Manifest) -> list[str]:
     if kept is None:
         return []
     spent, counts = Spent.of(manifest.cost), manifest.counts
-    rows = beside(json.loads(kept), counts.get("steps", 0), spent.calls, spent.usd, counts.get("step_hours"))
+    rows = beside(json.loads(kept), counts.get("steps", 0), spent.calls, spent.usd, counts.get("hours"))
     told = "; ".join(f"{what} {forecast}, it took {took}" for what, forecast, took in rows)
     return [f"{name} was forecast: {told}"]
 

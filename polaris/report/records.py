@@ -12,13 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from polaris.artifact import Artifact, Progress, to_rows
-from polaris.train.job import COST, METRICS, SPENT
+from polaris.train.forecast import FORECAST
+from polaris.train.job import COST, METRICS, SAMPLES, SPENT, VALIDATION
 
-VALIDATION = "validation.jsonl"
-"""One row a validation: its step, how many stories, their mean figures, what judging them cost."""
-FORECAST = "forecast.json"
-"""What the training was expected to take before it began."""
-_SAMPLES = re.compile(r"^samples/step-(\d+)\.jsonl$")
+_SAMPLES = re.compile(rf"^{SAMPLES}/step-(\d+)\.jsonl$")
 
 Row = dict[str, Any]
 

@@ -229,12 +229,12 @@ def _forecast(facts: Facts) -> str:
     """Return the forecast beside what came of it, '' where none was kept."""
     if facts.forecast is None:
         return ""
-    hours = sum(row["step_seconds"] for row in facts.rows if _is_finite(row.get("step_seconds"))) / 3600
-    rows = beside(facts.forecast, len(facts.rows), facts.cost["calls"], facts.cost["usd"], hours)
+    took = (len(facts.rows), facts.cost["calls"], facts.cost["usd"], facts.counts.get("hours"))
+    rows = beside(facts.forecast, *took)
     text = (
-        "Reckoned before the first step, and what came of it. The hours are those of the steps that count;"
-        " the calls and their cost are also those of steps that were lost and taken again. What the forecast"
-        " rests on is in the artifact's `forecast.json`."
+        "Reckoned before the first step, and what came of it. The hours are those of the steps and"
+        " validations that count; calls and cost are also those of steps that were lost and taken again. What"
+        " the forecast rests on is in the artifact's `forecast.json`."
     )
     return f"## Forecast and what it took\n\n{text}\n\n{_table(('figure', 'forecast', 'took'), rows)}"
 

@@ -243,7 +243,7 @@ def write(context: StageContext, settings: TrainConfig, job: Job) -> None:
         "references": _total(rows, "hri/references"),
         "references_failed": _total(rows, "hri/reference_failed"),
         "references_clipped": _total(rows, "hri/clipped"),
-        "step_hours": _total(rows, "step_seconds") / 3600,
+        "hours": (_total(rows, "step_seconds") + _total(validations, "seconds")) / 3600,
         "validations": len(validations),
         "validation_stories": _total(validations, "n"),
         "validation_failed": _total(validations, "failed"),

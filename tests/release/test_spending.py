@@ -189,7 +189,7 @@ def test_a_finished_training_is_told_beside_its_forecast(tmp_path: Path) -> None
     run = opened(tmp_path, max_steps=4)
     told = {"steps": 4, "calls": 24, "usd": 1.5, "hours": 2.0, "hours_low": 1.0, "hours_high": 4.0}
     Progress(run.store, run.prefix("train")).put("forecast.json", json.dumps(told).encode())
-    counts = {"steps": 4, "step_hours": 2.25}
+    counts = {"steps": 4, "hours": 2.25}
     finish(run, "train", counts=counts, cost={"calls": 25, "usd": 1.25})
     assert (
         "train was forecast: steps 4, it took 4; judge calls 24, it took 25; US$ to the judge 1.50, it took"

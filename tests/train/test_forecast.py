@@ -233,7 +233,7 @@ def test_the_first_attempts_forecast_is_kept_and_comes_into_artifact_and_card(
     assert "## Forecast and what it took" in card
     assert "| steps | 3 | 3 |" in card
     assert "| hours | none | 0.01 |" in card
-    assert second.counts["step_hours"] == pytest.approx(36 / 3600)
+    assert second.counts["hours"] == pytest.approx(36 / 3600)
     assert not [story for story in STORIES if story in read_output(second, "forecast.json").decode()]
 
 
