@@ -134,6 +134,8 @@ def pair(folder: Path, given: argparse.Namespace) -> tuple[list[Check], dict[str
         turn = [("ours", ours), ("trl", trl)]
         for name, process in turn if number % 2 else turn[::-1]:
             told[name].append(process.step())
+            took = told[name][-1]["wall_s"]
+            print(f"step {number}, {name}: {took:.1f} s", file=sys.stderr, flush=True)
     memory = ours.end(), trl.end()
     told = {name: steps[1:] for name, steps in told.items()}
     ratios, cpu_ratios = (

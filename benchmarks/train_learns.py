@@ -127,7 +127,8 @@ def learn(
     loaded = load(job.config, environment={})
     before = reference_logprob(model, loaded, job.pairs)
     begun = time.perf_counter()
-    train_job(job, loaded, StopFlag(), judge=no_judge)
+    if train_job(job, loaded, StopFlag(), judge=no_judge) is not None:
+        sys.exit("stopped by a signal")
     seconds = time.perf_counter() - begun
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     after = reference_logprob(folder / "model", loaded, job.pairs)
