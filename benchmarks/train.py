@@ -32,29 +32,18 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
+
+from train_table import Check, Span, show
 
 from polaris.runtime import die_with_parent
 
 MOST_MEMORY = 1.05
 MOST_BLOCKED = 0.03
 RESAMPLES = 5000
-Span = tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Check:
-    """One line of the table; a target of nothing is met."""
-
-    name: str
-    measured: float
-    target: str
-    ok: bool
-    timing: bool
-    interval: Span | None = None
 
 
 def least_ratio(generation_s: float, step_s: float, group_size: int) -> float:
@@ -220,15 +209,6 @@ def stage_checks(found: dict[str, Any], save_steps: int) -> list[Check]:
 
 def _share_of(blocked: Sequence[float], during: Sequence[bool], quiet: Sequence[float]) -> float:
     return sum(b for b, upload in zip(blocked, during, strict=True) if not upload) / sum(quiet)
-
-
-def show(checks: Sequence[Check]) -> None:
-    """Print the table."""
-    wide = max(len(check.name) for check in checks)
-    for check in checks:
-        between = "[{:.4g}, {:.4g}]".format(*check.interval) if check.interval else ""
-        ok = ("yes" if check.ok else "NO") if check.target else ""
-        print(f"{check.name:{wide}}  {check.measured:>9.4g}  {between:18}  {check.target:20}  {ok}")
 
 
 def main() -> int:

@@ -270,11 +270,6 @@ def test_trainings_at_once_on_the_same_gpus_are_refused(
     assert [one.fix for one in found if one.state == "failed"] == ["set execute.parallel: 1"]
     elsewhere = list(gpus.check_gpus(looked(tmp_path, big, can_i=lambda *_: True)))
     assert not [one for one in elsewhere if one.state == "failed"], "each pod has GPUs of its own"
-    assert [one.what for one in found].count("engine and trainer") == 1
-    big["arms"]["no-hri"]["engine_max_difference"] = 0.7
-    limits = of(list(gpus.check_gpus(looked(tmp_path, big))), "engine and trainer")
-    assert [one.detail.split(": ")[0] for one in limits] == ["train", "arms.no-hri"]
-    assert limits[1].detail.endswith("arms.no-hri.engine_max_difference 0.7")
 
 
 def test_versions_are_those_that_some_training_needs(tmp_path: Path, big: dict[str, Any]) -> None:
@@ -314,13 +309,13 @@ def test_the_word_revision_is_refused_before_anybody_asks_the_hub(
 
 def test_another_trainings_processes_are_left_alone(tmp_path: Path) -> None:
     """The folders of `train` and `train.no-hri` begin with the same letters."""
-    code = "import time; time.sleep(60)"
+    code = "import time; time.sleep(600)"
     other = subprocess.Popen([sys.executable, "-c", code, f"--output={tmp_path}/train.no-hri/out"])
     try:
         end_orphans(tmp_path / "train" / "out")
         assert other.poll() is None
         end_orphans(tmp_path / "train.no-hri" / "out")
-        assert other.wait(10) == -9
+        assert other.wait(60) == -9
     finally:
         other.kill()
         other.wait()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import random
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -15,8 +17,14 @@ FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 @pytest.fixture
 def train(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    # By its path: a folder of tests has its name.
     monkeypatch.syspath_prepend(str(FOLDER))
-    return importlib.import_module("train")
+    spec = importlib.util.spec_from_file_location("train_benchmark", FOLDER / "train.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture

@@ -41,9 +41,11 @@ def config(tmp_path: Path) -> dict[str, Any]:
     found["store"] = {"url": "store"}
     found["models"] = {
         "base": {"kind": "checkpoint", "path": "model", "thinking": True},
-        "critic": found["models"]["critic"]
+        "critic": found["models"]["gemini"]
         | {"usd_per_million_prompt_tokens": 0.5, "usd_per_million_completion_tokens": 3.0},
     }
+    found["judges"] = {"critic": {"model": "critic"}}
+    found["train"]["judge"] = "critic"
     found["data"] = {"books": ["anthology.epub"], "prompts": "prompts.jsonl", "min_words": 200}
     found["evaluations"] = {}
     found["execute"] = {"work_dir": "work"}
@@ -153,7 +155,7 @@ def test_hours_only_where_the_gpus_are_known(
 ) -> None:
     config["train"]["max_steps"] = 173
     (found,) = findings(tmp_path, config, gpu_bytes=24e9)
-    assert found.detail.endswith("hours are not forecast: no GPU is here")
+    assert found.detail.endswith("--gpu-gb 24 says how large the GPUs are and not which")
     monkeypatch.setattr(expected, "gpu_names", lambda: ["NVIDIA H100 80GB HBM3"] * 4)
     (found,) = findings(tmp_path, config)
     assert "4 × H100 SXM, by its data sheet 989 TFLOP/s" in found.table[-1][2]

@@ -40,7 +40,7 @@ def states(findings: list[Finding]) -> list[tuple[str, str]]:
 
 
 def base_of(asked: Subject) -> Compared:
-    (train,) = parity.trainings(asked.config)
+    (train,) = asked.config.trainings().values()
     return Compared(train.base, train)
 
 

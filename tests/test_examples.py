@@ -99,6 +99,7 @@ def _placed(folder: Path, raw: dict[str, Any]) -> Path:
             source = DEMO / stored.removeprefix("data/")
             put_import(store, data_name(source), {source.name: source}, "a test")
         elif not named.exists():
+            named.parent.mkdir(exist_ok=True)
             shutil.copy(DEMO / named.name, named)
             assert hash_of(named)
     return path

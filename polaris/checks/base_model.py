@@ -133,8 +133,11 @@ def hub_config(repo: str) -> bytes | None:
     try:
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+        from huggingface_hub.utils import logging as hub_logging
     except ImportError:
         return None
+    # Its five retries would each be told between the findings.
+    hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     name, _, revision = repo.partition("@")
     try:
         found = hf_hub_download(name, CONFIG, revision=revision, etag_timeout=HUB_TIMEOUT_S)

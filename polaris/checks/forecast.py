@@ -13,7 +13,7 @@ from polaris.errors import PolarisError
 from polaris.recipe import TrainConfig
 from polaris.train import expected
 from polaris.train.forecast import Forecast, Judge, forecast, held_back
-from polaris.train.pace import ASSUMED, Machine
+from polaris.train.pace import ASSUMED, ASSUMED_GB, Machine
 
 TITLES = ("forecast", "figure", "assumption")
 
@@ -58,7 +58,9 @@ def _machine(subject: Subject, train: TrainConfig) -> Machine | str:
     """Return what the training runs on: the GPUs here; where none is, and it wants some, the paper's."""
     names, source = expected.gpu_names(), ""
     dtype = subject.config.dtype(train.base)
-    if not names and train.rollout_engine == "vllm" and dtype == "bfloat16" and subject.gpu_bytes is None:
+    if not names and train.rollout_engine == "vllm" and dtype == "bfloat16":
+        if subject.gpu_bytes not in (None, ASSUMED_GB * 1e9):
+            return f"--gpu-gb {subject.gpu_bytes / 1e9:g} says how large the GPUs are and not which"
         names, source = [ASSUMED] * train.processes, "assumed: no GPU is here"
     gpu = expected.gpu_here(names, train.processes)
     if isinstance(gpu, str):

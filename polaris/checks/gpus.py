@@ -47,7 +47,8 @@ def _counted(train: TrainConfig, found: list[int] | None) -> Iterator[Finding]:
         wanted = "1 GPU" if train.processes == 1 else f"{train.processes} GPUs"
         on = f" on each of {train.nodes} nodes" if train.nodes > 1 else ""
         yield unchecked(
-            "gpus", f"{why}; train.processes {train.processes} wants {wanted}{on}, or trains on the CPU"
+            "gpus",
+            f"{why}; train.processes {train.processes} needs {wanted}{on}, or it trains on the CPU",
         )
     else:
         try:

@@ -31,8 +31,8 @@ from polaris.train.supervise import worker_environment
 
 ENGINE, PADDING = "engine and trainer", "padding"
 NEEDS = ("torch", "transformers", "trl")
-EXACT = 0.01
-"""What padding may change in float32; by rounding it is 1e-5."""
+EXACT, ROUNDED = 0.01, 0.25
+"""What padding may change in float32, where it is 1e-5 by rounding, and in bfloat16."""
 LONGEST_S = 1800.0
 """A comparison that takes longer is given up: reading a large model from a slow disk takes minutes."""
 ROOM = 1.15
@@ -135,7 +135,7 @@ def _unfit(folder: Path, dtype: str, train: TrainConfig) -> str:
     if weights is None:
         return f"there are no *.safetensors files in {folder}"
     here = gpus.visible()
-    held = Hardware(bool(here), dtype).load_dtype(train.zero_stage)
+    held = Hardware(bool(here), dtype).load_dtype(train.zero_stage, frozen=train.lora is not None)
     need = weights.total * (2 if held == "bfloat16" else 4) * ROOM + EXTRA
     room = float(min(here)) if here else free_memory()
     if need <= room:
@@ -165,6 +165,7 @@ def _question(config: RunConfig, base: Compared, folder: Path, output: Path) -> 
         output=str(output),
         dtype=config.dtype(base.name),
         zero_stage=base.train.zero_stage,
+        frozen=base.train.lora is not None,
         engine=base.engine,
         engine_memory=base.train.engine_memory,
     )
@@ -220,9 +221,10 @@ def of_padding(base: Compared, answer: Answer) -> Finding:
         " transformers (and flash-linear-attention) that this release was made for"
     )
     told = _told(base, answer, answer.padding, "between padded and unpadded rows")
+    rounding = EXACT if answer.dtype == "float32" else ROUNDED
     limit, of = base.limit, "train.engine_max_difference"
-    if answer.dtype == "float32" and limit > EXACT:
-        limit, of = EXACT, "float32's rounding"
+    if limit > rounding:
+        limit, of = rounding, f"{answer.dtype}'s rounding"
     return _judged(PADDING, told, answer.padding, limit, of, fix)
 
 

@@ -51,6 +51,7 @@ def _wanted(subject: Subject) -> list[str]:
         wanted.remove("deepspeed")
     if any(train.lora is not None for train in trainings):
         wanted.append("peft")
+    wanted += sorted({name for train in trainings for name in train.report_to})
     if "vllm" in engines or any(train.rollout_engine == "vllm" for train in trainings):
         wanted += SERVES
     return wanted

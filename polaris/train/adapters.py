@@ -181,5 +181,6 @@ def merged_state(state: Mapping[str, torch.Tensor], scaling: float) -> dict[str,
         if layer == name or pair[0] is None or pair[1] is None:
             found[plain] = tensor
         else:
-            found[plain] = merged_weight(tensor, pair[0], pair[1], scaling)
+            # On a GPU that the training has just filled there is no room for a second copy.
+            found[plain] = merged_weight(tensor, pair[0], pair[1], scaling).cpu()
     return found

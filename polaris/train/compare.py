@@ -39,6 +39,7 @@ class Question:
         output: file for the answer: libraries write to stdout as they like.
         dtype: the model's number format, as in its `models` section.
         zero_stage: DeepSpeed's; it decides the format in which the trainer holds the model.
+        frozen: whether adapters are trained beside the model; the same.
         engine: whether a vLLM engine is compared too.
         engine_memory: its share of GPU memory.
 
@@ -48,6 +49,7 @@ class Question:
     output: str
     dtype: str
     zero_stage: int
+    frozen: bool
     engine: bool
     engine_memory: float
 
@@ -141,7 +143,7 @@ def _trainers(question: Question, hardware: Hardware, ids: list[int]) -> tuple[t
     from polaris.train import parity
 
     device = torch.device("cuda" if hardware.cuda else "cpu")
-    dtype = hardware.load_dtype(question.zero_stage)
+    dtype = hardware.load_dtype(question.zero_stage, frozen=question.frozen)
     # TRL's own: it takes the class that the model's config.json names.
     model: Any = create_model_from_path(question.model, dtype=dtype, device_map=None).to(device)
     with _autocast(hardware):

@@ -37,7 +37,10 @@ def scalars(metrics: Sequence[Row], validations: Sequence[Row]) -> Iterator[tupl
 
 
 def write_events(folder: Path, metrics: Sequence[Row], validations: Sequence[Row]) -> Path:
-    """Replace a folder's event file at once; return its path.
+    """Bring a folder's event file up to the rows; return its path.
+
+    TensorBoard follows a file that grows and never looks at one that takes its place: so new rows are
+    appended, and the file is replaced, at once, only where earlier ones have gone.
 
     Args:
         folder: made if it is not there; TensorBoard's log directory.
@@ -62,7 +65,13 @@ def write_events(folder: Path, metrics: Sequence[Row], validations: Sequence[Row
             )
             records.write(Event(step=step, wall_time=wall, summary=summary).SerializeToString())
         records.flush()
-    os.replace(part, path)
+    whole, there = part.read_bytes(), path.read_bytes() if path.exists() else b""
+    if there and whole.startswith(there):
+        with path.open("ab") as file:
+            file.write(whole[len(there) :])
+        part.unlink()
+    else:
+        os.replace(part, path)
     return path
 
 

@@ -159,7 +159,11 @@ def training_calls(steps: int, prompts: int, train: TrainConfig) -> int:
     asked = steps * train.rows_per_step
     if not train.hri.max_weight:
         return asked
-    injected = steps if train.hri.until_step is None else min(steps, train.hri.until_step)
+    hri = train.hri
+    ends = [steps] if hri.until_step is None else [steps, hri.until_step]
+    if hri.decay_steps is not None and not hri.final_weight:
+        ends.append(hri.warmup_steps + hri.decay_steps)
+    injected = min(ends)
     return asked - max(0, injected - steps_per_epoch(prompts, train)) * train.prompts_per_step
 
 
@@ -253,7 +257,7 @@ def call_said(model: str, tokens: tuple[float, float], of: str = "assumed") -> s
 def price_said(name: str, price: Prices, tiers: Collection[str]) -> str:
     """Return what a model's tokens cost, also at the tiers at which it is asked, as a sentence."""
     if not price.prompt and not price.completion:
-        return f"{name} costs nothing a token by its settings: served by this run, or no price is given"
+        return f"{name} costs nothing a token by its settings: this run serves it, or its price is not given"
     costs = f"{price.prompt:g} USD a million tokens read and {price.completion:g} written"
     said = f"{name} costs {costs} (models.{name}.usd_per_million_*)"
     if "batch" in tiers:

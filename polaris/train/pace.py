@@ -97,7 +97,7 @@ GPUS: tuple[tuple[str, Gpu], ...] = (
     ("5090", _gpu("RTX 5090", 210, 1.792, 32)),
 )
 """Words of a device's name → its data sheet; the first whose words are all in the name is it."""
-ASSUMED = "NVIDIA A100 80GB PCIe"
+ASSUMED, ASSUMED_GB = "NVIDIA A100 80GB PCIe", 80
 """The paper's GPU."""
 _OTHERS = {"LAPTOP", "MIG", "D", "TI", "SUPER"}
 """Words by which a device is another one than its name's other words say, or a part of it."""
@@ -167,7 +167,7 @@ def writing_seconds(machine: Machine, train: TrainConfig, rows: int) -> Range:
     # A row's cache is half full on average.
     read = (2 * machine.parameters.language + at_once * engine.row / 2) / gpu.bandwidth
     counted = 2 * machine.parameters.language * at_once / gpu.flops
-    whole = math.ceil(each / max(1, at_once)) * train.max_completion_tokens * max(read, counted)
+    whole = max(1.0, each / max(1, at_once)) * train.max_completion_tokens * max(read, counted)
     low, high = WRITING_SHARE[train.rollout_engine]
     return Range(whole / high, whole / low)
 

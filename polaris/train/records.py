@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from polaris.artifact import Output, Progress, from_rows, to_rows
+from polaris.runtime import get_logger
 from polaris.train import checkpoint
 from polaris.train.events import write_events
 from polaris.train.job import SAMPLES, TENSORBOARD, VALIDATION, samples_of
 
 Row = dict[str, Any]
+
+log = get_logger("train")
 
 _SAMPLE = re.compile(rf"^{SAMPLES}/step-(\d+)\.jsonl$")
 
@@ -36,7 +39,7 @@ def restore(progress: Progress, output: Path, last_step: int) -> list[Row]:
         step, local = _step_of(name), output / name
         if step is None or step > last_step:
             progress.delete(name)
-        elif not local.exists() and (data := progress.get(name)) is not None:
+        elif (rows is stored or not local.exists()) and (data := progress.get(name)) is not None:
             local.parent.mkdir(exist_ok=True)
             local.write_bytes(data)
     for local in (output / SAMPLES).glob("*"):
@@ -55,8 +58,7 @@ def write(
     for row in rows:
         name = samples_of(row["step"])
         artifact.put_file(name, output / name)
-    if tensorboard:
-        path = write_events(output / TENSORBOARD, metrics, rows)
+    if tensorboard and (path := _drawn(output, metrics, rows)) is not None:
         artifact.put_file(f"{TENSORBOARD}/{path.name}", path)
 
 
@@ -68,7 +70,7 @@ class Records:
         self.output = output
         self.tensorboard = tensorboard
         self._validations = 0
-        self._drawn = (0, 0)
+        self._shown = (0, 0)
 
     def put(self, metrics: Sequence[Row]) -> None:
         """Put what is new: stories before the row that says that they are there, the event file last."""
@@ -78,10 +80,19 @@ class Records:
         if len(rows) > self._validations:
             self.progress.put(VALIDATION, from_rows(rows))
             self._validations = len(rows)
-        if self.tensorboard and self._drawn != (len(metrics), len(rows)):
-            path = write_events(self.output / TENSORBOARD, metrics, rows)
-            self.progress.put(f"{TENSORBOARD}/{path.name}", path.read_bytes())
-            self._drawn = (len(metrics), len(rows))
+        if self.tensorboard and self._shown != (len(metrics), len(rows)):
+            self._shown = (len(metrics), len(rows))
+            if (path := _drawn(self.output, metrics, rows)) is not None:
+                self.progress.put(f"{TENSORBOARD}/{path.name}", path.read_bytes())
+
+
+def _drawn(output: Path, metrics: Sequence[Row], rows: Sequence[Row]) -> Path | None:
+    """Return TensorBoard's file; None where it cannot be made: it is a view, and no training ends for one."""
+    try:
+        return write_events(output / TENSORBOARD, metrics, rows)
+    except Exception as error:
+        log.warning("no_tensorboard", reason=f"{type(error).__name__}: {error}".splitlines()[0])
+        return None
 
 
 def _step_of(name: str) -> int | None:

@@ -121,6 +121,9 @@ def prepare(context: StageContext, settings: TrainConfig, team: Team) -> Job:
         restore_metrics(context, output / METRICS, last_step)
         again = records.restore(context.progress, output, last_step)
         _book(context, again)
+    else:
+        # Node 0 books from the store; what lies here is of an attempt that it has seen the end of.
+        underway.forget(output)
     if resume:
         log.info("resume", checkpoint=resume.name)
     return replace(job, resume=resume)

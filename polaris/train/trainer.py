@@ -289,11 +289,24 @@ class ReferenceTrainer(GRPOTrainer):  # type: ignore[misc]
             self._unproven = False
             self._compare_engine()
 
+    def _forget_trace(self) -> None:
+        """Have ZeRO-3 trace the step's own forward anew.
+
+        It frees parameters by the order in which modules used them. The comparison calls the LM head as a
+        module; TRL's fused one only reads its weight, which would be gone when its gradient arrives.
+        """
+        offload = getattr(getattr(self.model_wrapped, "optimizer", None), "parameter_offload", None)
+        if offload is not None:
+            coordinator = offload.get_param_coordinator()
+            if not coordinator.is_invalid_trace():
+                coordinator._invalidate_trace()
+
     def _compare_engine(self) -> None:
         """Stop the run if the engine does not hold the weights that were just sent to it."""
         ids = parity.probe_ids(self._tokenizer)
         with self.accelerator.autocast():
             ours = parity.trainer_logprobs(self.model, ids, self.accelerator.device)
+        self._forget_trace()
         theirs = parity.engine_logprobs(self.vllm_generation.llm, ids)
         difference = torch.tensor([parity.largest_difference(ours, theirs)], device=self.accelerator.device)
         largest = float(gather(difference).max())

@@ -56,7 +56,11 @@ def read(output: Path) -> list[Row]:
     """Return what each process has noted last; nothing of one that was killed at its first line."""
     found = []
     for path in sorted((output / FOLDER).glob("*.jsonl")):
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+        try:
+            lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+        except FileNotFoundError:
+            # Booked and dropped since the folder was listed.
+            continue
         if lines:
             found.append(json.loads(lines[-1]))
     return found

@@ -40,7 +40,7 @@ log = get_logger("train")
 
 
 class Abandoned(Exception):
-    """A signal came during the validation before the first step: there is nothing to save."""
+    """A signal came during a validation before the first step of this start: there is nothing to save."""
 
 
 class Validation(TrainerCallback):  # type: ignore[misc]
@@ -99,7 +99,7 @@ class Validation(TrainerCallback):  # type: ignore[misc]
             return
         known = checkpoint.read_metrics(self.output / VALIDATION) if main else []
         self._done = set(gather_object([row["step"] for row in known]))
-        self._if_due(state, control)
+        self._if_due(state, control, begun=False)
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
@@ -108,7 +108,7 @@ class Validation(TrainerCallback):  # type: ignore[misc]
         if self.rows and logs and "loss" in logs:
             self._if_due(state, control)
 
-    def _if_due(self, state: Any, control: Any) -> None:
+    def _if_due(self, state: Any, control: Any, *, begun: bool = True) -> None:
         step = int(state.global_step)
         due = step % self.settings.every_steps == 0 if step else self.settings.before_first
         if not due or step in self._done or self.stopper.stopped_by is not None:
@@ -119,17 +119,17 @@ class Validation(TrainerCallback):  # type: ignore[misc]
             stopped_by = self._validate(step)
         finally:
             rescue.restore(before)
-        if not stopped_by:
-            self._done.add(step)
+        if not stopped_by or (step in self._done and step >= state.max_steps):
             return
         self.stopper.stopped_by = stopped_by
-        if not step:
+        if not begun:
+            # The trainer would take a step before it looks at `should_training_stop`.
             raise Abandoned
         control.should_save = True
         control.should_training_stop = True
 
     def _validate(self, step: int) -> int:
-        """Write, judge and record; return the signal that kept it from that, 0 if none did.
+        """Write, judge and record, unless a signal comes before the judging; return the signal, 0 for none.
 
         Raises:
             PolarisError: what the processes agreed on about the judge, or a stale engine.
@@ -163,7 +163,8 @@ class Validation(TrainerCallback):  # type: ignore[misc]
             samples = [shares[i % processes][i // processes] for i in range(len(self.rows))]
             cost = sum((usage for _, _, usage in found), Usage())
             self._record(step, samples, cost, time.monotonic() - begun)
-        return 0
+        self._done.add(step)
+        return self.stopper.asked()
 
     def _sample(self, row: Row, ids: list[int], scored: Scored) -> Row:
         parts, judgement = scored.parts, scored.judgement

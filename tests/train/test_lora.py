@@ -7,10 +7,11 @@ import math
 import heavy  # noqa: F401
 import pytest
 import torch
+from by_hand import Step, loss_by_hand
 from fakes import invented_judge, metrics, write_job
 from models import tiny_model
 from safetensors.torch import load_file
-from test_gradient import loss_by_hand, second_step
+from test_gradient import second_step
 from train.qwen35 import CONFIG_2B
 from transformers import AutoModelForCausalLM
 
@@ -158,7 +159,9 @@ def test_the_adapters_gradient_is_the_hand_written_losss(tmp_path, base, monkeyp
     def model(**inputs):
         return torch.func.functional_call(plain, weights, kwargs=inputs)
 
-    loss, _ = loss_by_hand(model, seen, kind, shaping)
+    step = Step(rewards=seen["rewards"], micro=seen["micro"])
+    step.add_rows(seen["out"])
+    loss, _ = loss_by_hand(model, step, 3, kind, shaping)
     loss.backward()
     ours = {name.removeprefix("base_model.model."): g.double() for name, g in found.items()}
     assert ours.keys() == learn.keys()

@@ -270,6 +270,33 @@ def test_what_ends_a_validation_leaves_its_step_saved(tmp_path, base, whole):
     assert all(torch.equal(value, weights(whole)[name]) for name, value in weights(resumed).items())
 
 
+def test_a_signal_while_a_validation_is_judged_lets_it_end_and_takes_no_further_step(tmp_path, base):
+    stop = StopFlag()
+    job = job_with(tmp_path / "a", base, save_steps=100)
+    assert run(job, stop_at(3 + 6 + 6 + 2, stop), stop) == 15
+    assert [path.name for path in complete(job.checkpoints)] == ["checkpoint-2"]
+    assert [row["step"] for row in rows(job)] == [0, 2]
+    assert [row["step"] for row in metrics(job)] == [1, 2]
+
+
+def test_a_signal_in_a_validation_that_is_made_up_for_takes_no_step(tmp_path, base):
+    stop = StopFlag()
+    job = job_with(tmp_path / "a", base, save_steps=100)
+    run(job, stop_at(3 + 6 + 6, stop), stop)
+    resumed = job_with(tmp_path / "a", base, save_steps=100, resume=job.checkpoints / "checkpoint-2")
+    stop, calls = StopFlag(), []
+
+    async def judge(prompt, story):
+        calls.append(prompt)
+        stop.signal = 15
+        return await invented_judge(prompt, story)
+
+    assert run(resumed, judge, stop) == 15
+    assert len(calls) == 3
+    assert [row["step"] for row in metrics(resumed)] == [1, 2]
+    assert [row["step"] for row in rows(resumed)] == [0, 2]
+
+
 def test_a_signal_before_or_in_a_validation_saves_its_step_without_a_row(tmp_path, base, monkeypatch):
     stop = StopFlag()
     job = job_with(tmp_path / "a", base, save_steps=100)
