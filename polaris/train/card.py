@@ -7,7 +7,6 @@ no story, no path and no time. The front matter is what model hubs read.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,12 +20,10 @@ from polaris.judge.rubric import rubric_identity
 from polaris.models import TrainedModel
 from polaris.recipe import RewardConfig, Sampling, TrainConfig
 from polaris.text import THINK_END, encodable, length_sentence
-from polaris.train.forecast import beside
+from polaris.train.card_figures import figures, forecast, plural, table
 
 CARD = "README.md"
 """The card's name beside the weights."""
-EDGE_STEPS = 10
-"""Most steps that the first and the last mean reward are taken over."""
 PAPER = "2606.04095"
 """The recipe's arXiv number."""
 
@@ -69,6 +66,7 @@ class Facts:
         rows: the training's metrics, a row a step.
         counts: the train stage's own, judge and references included.
         cost: what the judge's calls cost, those of lost steps included.
+        validations: its validations, a row each.
         forecast: what the training expected before its first step (`forecast.json`); None if it did not.
 
     """
@@ -86,6 +84,7 @@ class Facts:
     rows: Sequence[Row]
     counts: Mapping[str, float]
     cost: Mapping[str, float]
+    validations: Sequence[Row] = ()
     forecast: Mapping[str, Any] | None = None
 
     @property
@@ -115,7 +114,7 @@ class Facts:
 
 def card(facts: Facts) -> str:
     """Return the card; equal facts give the same characters."""
-    parts = (_front, _what, _training, _figures, _forecast, _judge, _data, _limits, _use)
+    parts = (_front, _what, _training, figures, forecast, _judge, _data, _limits, _use)
     return encodable("\n\n".join(text for part in parts if (text := part(facts))) + "\n")
 
 
@@ -146,7 +145,7 @@ def _what(facts: Facts) -> str:
         f"A model that writes stories, trained with POLARIS {facts.versions['polaris']} by the recipe of"
         f" [arXiv {PAPER}](https://arxiv.org/abs/{PAPER}). The training wrote this card from its own records."
     )
-    return f"# {facts.config.run}\n\n{text}\n\n{_table(('what', 'value'), rows)}"
+    return f"# {facts.config.run}\n\n{text}\n\n{table(('what', 'value'), rows)}"
 
 
 def _adapters(train: TrainConfig) -> list[tuple[str, str]]:
@@ -167,7 +166,7 @@ def _training(facts: Facts) -> str:
             "## How it was trained",
             "The main settings, and every other one of `train` and `reward` that decides the result and"
             " differs from the recipe's.",
-            _table(
+            table(
                 ("setting", "this run", "recipe"),
                 [
                     ("optimiser steps taken", f"{steps:,}", "173, of 1,388 prompts"),
@@ -194,63 +193,12 @@ def _settings(identity: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     return found
 
 
-def _figures(facts: Facts) -> str:
-    rows = sorted(facts.rows, key=lambda row: row["step"])
-    edge = min(EDGE_STEPS, max(1, len(rows) // 2))
-    cost, count = facts.cost, facts.count
-    references, prompts = f"{count('references')} references", f"{count('prompts')} prompts"
-    judged, all_steps = f"{count('rows')} rows", f"{len(rows):,} {_plural(len(rows), 'step')}"
-    told = [
-        _mean("reward, first steps", rows[:edge], "reward", ".3f"),
-        _mean("reward, last steps", rows[-edge:], "reward", ".3f"),
-        _mean("reference's reward minus the policy's mean", rows, "hri/reference_minus_policy_mean", "+.3f"),
-        _mean("words a story", rows, "lengths/words_mean", ",.0f"),
-        _mean("words asked for", rows, "lengths/target_mean", ",.0f"),
-        _mean("completion tokens", rows, "lengths/completion_tokens_mean", ",.0f"),
-        _mean("share of stories cut at the token limit", rows, "lengths/truncated", ".3f"),
-        ("judgements that failed", count("judge_failed"), judged),
-        ("references whose judgement failed", count("references_failed"), references),
-        ("references whose advantage was clipped", count("references_clipped"), references),
-        ("references cut at the token limit", count("references_cut"), prompts),
-        ("references left out as too long", count("references_left_out"), prompts),
-        ("judge calls paid for", f"{cost['calls']:,.0f}", all_steps),
-        ("judge answers from the cache", f"{cost['cached_calls']:,.0f}", all_steps),
-        ("judge's cost by the configured prices, US$", f"{cost['usd']:,.2f}", all_steps),
-    ]
-    text = (
-        "Of the training itself, from its `metrics.jsonl`. A mean is over steps, each step's own mean"
-        " counting once; n is what has the figure. Rewards, words and lengths are the policy's stories alone,"
-        " without the references. Calls and cost hold those of steps that were lost and taken again."
-    )
-    return f"## Figures\n\n{text}\n\n{_table(('figure', 'value', 'n'), told)}"
-
-
-def _forecast(facts: Facts) -> str:
-    """Return the forecast beside what came of it, '' where none was kept."""
-    if facts.forecast is None:
-        return ""
-    took = (len(facts.rows), facts.cost["calls"], facts.cost["usd"], facts.counts.get("hours"))
-    rows = beside(facts.forecast, *took)
-    text = (
-        "Reckoned before the first step, and what came of it. The hours are those of the steps and"
-        " validations that count; calls and cost are also those of steps that were lost and taken again. What"
-        " the forecast rests on is in the artifact's `forecast.json`."
-    )
-    return f"## Forecast and what it took\n\n{text}\n\n{_table(('figure', 'forecast', 'took'), rows)}"
-
-
-def _mean(title: str, rows: Sequence[Row], name: str, form: str) -> tuple[str, str, str]:
-    found = [row[name] for row in rows if _is_finite(row.get(name))]
-    value = format(sum(found) / len(found), form) if found else "none"
-    return f"{title} (`{name}`)", value, f"{len(found):,} {_plural(len(found), 'step')}"
-
-
 def _judge(facts: Facts) -> str:
     settings = facts.config.judges[facts.train.judge]
     asked = facts.identity["judge"]["settings"]
     rows = [("model", _code(facts.judge)), ("rubric", _code(rubric_identity(settings.form)))]
     rows += [(_code(name), _value(value)) for name, value in asked.items()]
-    parts = ["## The judge", _table(("what", "value"), rows)]
+    parts = ["## The judge", table(("what", "value"), rows)]
     if facts.caveat:
         parts.append(
             f"> **These rewards are not to be trusted.** {_plain(facts.caveat)} What they trained is not to"
@@ -271,7 +219,7 @@ def _data(facts: Facts) -> str:
         else "The prompts came from a prompts file."
     )
     text = (
-        f"{len(trained):,} {_plural(len(trained), 'pair')} of a prompt and a human's story to train on,"
+        f"{len(trained):,} {plural(len(trained), 'pair')} of a prompt and a human's story to train on,"
         f" {len(held):,} held back for validation; {facts.count('prompts_filtered')} of the former left"
         f" out because their prompts are too long. {prompts} The pairs, with every story's author, are the"
         f" data artifact {_code(facts.data_digest)} of this run."
@@ -279,7 +227,7 @@ def _data(facts: Facts) -> str:
     books = _books(facts.pairs)
     parts = [f"## Data\n\n{text}"]
     if books:
-        parts.append(_table(("book", "sha256", "pairs", "rights, as the book says"), books))
+        parts.append(table(("book", "sha256", "pairs", "rights, as the book says"), books))
     if not any(_provenance(pair).get("rights") for pair in facts.pairs):
         parts.append("The books' licences are not recorded.")
     parts.append(
@@ -352,11 +300,6 @@ def _use(facts: Facts) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested settings by dotted names."""
     found: dict[str, Any] = {}
@@ -385,11 +328,3 @@ def _line(text: object) -> str:
 
 def _cut(text: str) -> str:
     return text if len(text) <= _MOST_RIGHTS else f"{text[:_MOST_RIGHTS].rstrip()}…"
-
-
-def _plural(number: int, word: str) -> str:
-    return word if number == 1 else f"{word}s"
-
-
-def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -66,7 +66,7 @@ def run(context: StageContext, *, worker: str = WORKER) -> None:
     trainer = Trainer(
         job,
         settings.processes,
-        judge_environment(judge),
+        judge_environment(judge) | _wandb(settings, context.instance.digest),
         team=team,
         identifier=context.instance.digest,
         worker=worker,
@@ -98,6 +98,12 @@ def run(context: StageContext, *, worker: str = WORKER) -> None:
                 log.warning("not_booked", reason=str(error))
             uploads.finish()
     write(context, settings, job)
+
+
+def _wandb(settings: TrainConfig, digest: str) -> dict[str, str]:
+    """Return what makes a training that goes on the same run at W&B."""
+    wanted = "wandb" in settings.report_to
+    return {"WANDB_RUN_ID": digest, "WANDB_RESUME": "allow"} if wanted else {}
 
 
 def prepare(context: StageContext, settings: TrainConfig, team: Team) -> Job:
@@ -275,6 +281,7 @@ def write(context: StageContext, settings: TrainConfig, job: Job) -> None:
         rows=rows,
         counts=context.counts,
         cost=context.cost,
+        validations=validations,
         forecast=expected.write(context),
     )
     context.output.put(f"{MODEL}/{CARD}", card(facts).encode())

@@ -109,6 +109,11 @@ def facts() -> Facts:
         rows=[row(1, **{"hri/reference_minus_policy_mean": None}), *(row(step) for step in range(2, 31))],
         counts=COUNTS,
         cost={"calls": 970.0, "cached_calls": 12.0, "usd": 4.2},
+        validations=[
+            {"step": 0, "n": 3, "failed": 1, "reward": -0.25},
+            {"step": 20, "n": 3, "failed": 3, "reward": None},
+            {"step": 30, "n": 3, "failed": 0, "reward": 0.5},
+        ],
         forecast={"steps": 30, "calls": 960, "usd": 4.0, "hours": 0.6, "hours_low": 0.3, "hours_high": 1.2},
     )
 
