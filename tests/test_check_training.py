@@ -19,7 +19,7 @@ from fake_endpoint import Reply, fake_endpoint
 from train.qwen35 import CONFIG
 
 from polaris.check import check
-from polaris.checks import base_model, data, disk, gpus, judges, memory, versions
+from polaris.checks import base_model, data, disk, forecast, gpus, judges, memory, versions
 from polaris.checks.finding import Finding, Subject
 from polaris.cli import main
 from polaris.errors import InputError
@@ -146,7 +146,7 @@ def test_weights_are_counted_where_they_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("here", "state", "told"),
     [
-        ([], "warning", "not checked here: no GPU here; train.processes 4 wants 4 GPUs"),
+        ([], "warning", "not checked here: no GPU here; train.processes 4 needs 4 GPUs"),
         (None, "warning", "not checked here: torch is not installed"),
         ([80_000_000_000] * 4, "ok", "4 for train.processes 4: 80 GB, 80 GB"),
         ([80_000_000_000], "failed", "train.processes: value 4; 1 GPU is visible"),
@@ -259,7 +259,22 @@ def test_a_package_out_of_range_fails_and_one_that_is_missing_is_told(
     assert [one.state for one in found] == ["failed", "ok", "warning"]
     assert found[0].fix.startswith("pip install 'trl")
     assert "torch 2.9.0+cu128" in found[1].detail
-    assert "transformers, deepspeed, accelerate, datasets, vllm are not installed" in found[2].detail
+    assert (
+        "transformers, deepspeed, accelerate, datasets, tensorboard, vllm are not installed"
+        in found[2].detail
+    )
+
+
+def test_books_without_a_story_to_train_on_are_a_fault(tmp_path: Path, a100x4: dict[str, Any]) -> None:
+    a100x4["data"] |= {"min_words": 900_000, "max_words": 1_000_000}
+    asked = subject(tmp_path, a100x4)
+    [found] = data.check_data(asked)
+    assert (found.state, found.fix) == (
+        "failed",
+        "give books with stories of 900,000 to 1,000,000 words, or set data.min_words and max_words",
+    )
+    [untold] = forecast.check_forecast(asked)
+    assert untold.state == "warning" and "there are none" in untold.detail
 
 
 def judged(request: dict[str, Any], number: int) -> Reply:

@@ -43,7 +43,14 @@ def check_data(subject: Subject) -> Iterator[Finding]:
         told = (
             f"{counts['train']} pairs to train on, {counts['validation']} held back, {left} stories left out"
         )
-        yield Finding("ok", "data", f"{told} of {counts['stories']}")
+        told = f"{told} of {counts['stories']}"
+        if not counts["train"]:
+            words = f"{config.data.min_words:,} to {config.data.max_words:,} words"
+            yield failed(
+                "data", told, f"give books with stories of {words}, or set data.min_words and max_words"
+            )
+            return
+        yield Finding("ok", "data", told)
         counted: dict[tuple[object, ...], tuple[Finding, int | None]] = {}
 
         def look(train: TrainConfig) -> Iterator[Finding]:

@@ -39,6 +39,8 @@ def check_forecast(subject: Subject) -> Iterator[Finding]:
 def _forecast(subject: Subject, train: TrainConfig, judge: Judge) -> Forecast | None:
     pairs = _pairs(subject)
     prompts, held = None, None
+    if pairs is not None and not pairs.counts["train"]:
+        return None
     if pairs is not None:
         counted = subject.seen.get(prompts_key(train))
         prompts = pairs.counts["train"] if counted is None else counted
