@@ -122,7 +122,7 @@ def test_the_papers_run_is_what_the_paper_says(
     unseen = [line for line in out.splitlines() if "not checked here: " in line]
     for what in ("judges", "gpus", "engine and trainer", "padding"):
         assert [line for line in unseen if line.startswith(f"warning  {what} ")], what
-    assert "no GPU here; train.processes 4 wants 4 GPUs" in out
+    assert "no GPU here; train.processes 4 needs 4 GPUs" in out
     assert "every training: " in out and "fits 80 GB, which is assumed" in out
     assert "48 rows a step = 8 prompts × 6 rows = 4 processes × 2 rows × 6 accumulated" in out
 
