@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,15 @@ def process_of(instance: str, config: Path) -> int | None:
         if words[1:6] == [b"-m", b"polaris", b"stage", instance.encode(), str(config).encode()]:
             return int(entry.name)
     return None
+
+
+GROWING = ("/metrics", "/validation.jsonl", "/tensorboard/", "/under-way-", "/spent")
+"""What a training's records are called in the store: later steps add to them."""
+
+
+def lasting(before: Mapping[str, str], after: Mapping[str, str]) -> set[str]:
+    """Return the pieces that are still there and that nobody has a reason to write again."""
+    return {key for key in before if key in after and not any(part in key for part in GROWING)}
 
 
 @dataclass

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import s3
 from measured import Figure, write
-from pipeline import ROOT, Killer, wait_for
+from pipeline import ROOT, Killer, lasting, wait_for
 
 from polaris.artifact import Artifact
 from polaris.run import Run, open_run
@@ -120,7 +120,7 @@ def test_2_and_3_on_s3_with_every_stage_and_the_runner_killed(
     after = killer.saved()
     reused = 0
     for before in killer.killed.values():
-        kept = {key for key in before if key in after and "/metrics" not in key and "/spent" not in key}
+        kept = lasting(before, after)
         assert all(after[key] == before[key] for key in kept)
         reused += len(kept)
     FIGURES.append(("pieces that existed at a kill, rewritten by what followed", f"0 of {reused}", "0"))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import s3
-from pipeline import Killer, finish, make_model, polaris, write_config
+from pipeline import Killer, finish, lasting, make_model, polaris, write_config
 
 from polaris.artifact import Artifact
 from polaris.run import Run, open_run
@@ -99,9 +99,7 @@ def test_killed_stages_went_on_from_what_they_had(finished: Finished, keys: None
     for name, before in finished.killer.killed.items():
         assert before, f"{name} was killed before it had saved anything"
         # Checkpoints make room for newer ones; whatever is still there is as it was.
-        assert all(
-            after[key] == etag for key, etag in before.items() if key in after and "/metrics" not in key
-        )
+        assert all(after[key] == before[key] for key in lasting(before, after))
         attempts = {
             info.key.split("/")[5]
             for info in finished.run.store.list(f"{finished.run.prefix(name)}attempts/")
