@@ -50,8 +50,8 @@ ENDS = 10
 MOST_P = 0.01
 PERMUTATIONS = 20_000
 WEIGHT = 0.4
-SMALL = {"learning_rate": 3e-3, "prompts_per_step": 2, "group_size": 4, "micro_batch": 4}
-LARGE = {"learning_rate": 3e-5, "prompts_per_step": 2, "group_size": 4, "micro_batch": 4}
+SMALL: dict[str, Any] = {"learning_rate": 3e-3, "prompts_per_step": 2, "group_size": 4, "micro_batch": 4}
+LARGE: dict[str, Any] = {"learning_rate": 3e-5, "prompts_per_step": 2, "group_size": 4, "micro_batch": 4}
 TOKENS = 24
 
 
