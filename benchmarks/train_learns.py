@@ -190,6 +190,12 @@ def checks_of(told: dict[str, list[Learned]]) -> list[Check]:
                 False,
             ),
         ]
+    # The test takes the seeds together; one that fell must not hide in it.
+    for name, label in (("with", "w > 0"), ("without", "w = 0")):
+        for number, run in enumerate(told[name]):
+            change = mean(run.rewards[-ENDS:]) - mean(run.rewards[:ENDS])
+            named = f"seed {number + 1}: reward, last {ENDS} steps less first {ENDS}, {label}"
+            checks.append(Check(named, change, "", True, False))
     rises = {name: [run.after - run.before for run in runs] for name, runs in told.items()}
     for number, (ours, plain) in enumerate(zip(rises["with"], rises["without"], strict=True)):
         named = f"seed {number + 1}: references' log-prob rises, w > 0"

@@ -103,6 +103,9 @@ def test_the_table_of_learning_needs_every_seed_to_gain_more(learns):
     rising, level = [i / 30 for i in range(30)], [0.5] * 30
     told = {"with": [run(rising, 2.0)] * 2, "without": [run(level, 1.0)] * 2, "smollm2": []}
     assert all(check.ok for check in learns.checks_of(told))
+    changes = {check.name: check.measured for check in learns.checks_of(told)}
+    assert changes["seed 2: reward, last 10 steps less first 10, w > 0"] == pytest.approx(20 / 30)
+    assert changes["seed 1: reward, last 10 steps less first 10, w = 0"] == 0
     told["without"] = [run(level, 1.0), run(level, 2.5)]
     assert [check.name for check in learns.checks_of(told) if not check.ok] == [
         "seed 2: references' log-prob rises, w > 0"
