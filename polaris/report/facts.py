@@ -51,11 +51,7 @@ def collect(
 
     """
     manifests = [artifact.manifest for artifact in inputs.values()]
-    evaluations = [
-        evaluation_facts(name, inputs, config, caveats.get(settings.judge))
-        for name, settings in config.evaluations.items()
-        if any(f"evaluate.{model}.{name}" in needs for model in settings.models)
-    ]
+    evaluations = _evaluations(inputs, config, needs, caveats)
     data = data_facts(inputs["data"]) if "data" in inputs else None
     trained = {name: arm for arm in config.trainings() if (name := train_instance(arm)) in needs}
     records = {name: of_artifact(inputs[name]) for name in trained if name in inputs} | dict(going or {})
@@ -88,6 +84,19 @@ def collect(
         "config": _relative(config.model_dump(mode="json"), str(config_path.absolute().parent)),
         "missing": missing,
     }
+
+
+def _evaluations(
+    inputs: Mapping[str, Artifact],
+    config: RunConfig,
+    needs: Collection[str],
+    caveats: Mapping[str, str | None],
+) -> list[dict[str, Any]]:
+    return [
+        evaluation_facts(name, inputs, config, caveats.get(settings.judge))
+        for name, settings in config.evaluations.items()
+        if any(f"evaluate.{model}.{name}" in needs for model in settings.models)
+    ]
 
 
 def _missing(

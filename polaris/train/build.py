@@ -126,7 +126,6 @@ def build(
     if settings.zero_stage and not hardware.cuda:
         cpu_engine.join_processes()
     opened = Opened(judge) if judge is not None else _open_judge(config, settings)
-    client = opened.client
     reward = Reward(
         opened.ask,
         config.reward,
@@ -135,13 +134,11 @@ def build(
         end_id=end_id,
         max_completion_tokens=settings.max_completion_tokens,
         processes=settings.world_size,
-        usage=(lambda: client.usage) if client else None,
-        in_flight=(lambda: client.in_flight) if client else tuple,
-        outage=(lambda: client.outage) if client else (lambda: False),
         notes=Notes(job.output, int(os.environ.get("RANK", "0"))),
+        **_booked(opened.client),
     )
-    if client:
-        client.on_spending = reward.note
+    if opened.client:
+        opened.client.on_spending = reward.note
     agreement = Agreement(lambda: reward.outcome, config.reward)
     trainer = ReferenceTrainer(
         hri=settings.hri,
@@ -158,6 +155,17 @@ def build(
     freeze_vision(trainer.model)
     trainer.remove_callback(PrinterCallback)
     return Built(trainer, tokenizer, end_id, len(rows), agreement, opened.budget, reward, held_back)
+
+
+def _booked(client: ChatClient | None) -> dict[str, Any]:
+    """Return how a reward learns what its judge's client spends, and whether its endpoint is down."""
+    if client is None:
+        return {}
+    return {
+        "usage": lambda: client.usage,
+        "in_flight": lambda: client.in_flight,
+        "outage": lambda: client.outage,
+    }
 
 
 def _collective_timeout_s(config: RunConfig, settings: TrainConfig) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from polaris.errors import ConfigError
-from polaris.recipe import TrainConfig
+from polaris.recipe import Sampling, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -121,33 +121,18 @@ def grpo_arguments(
     `steps_per_generation` stays TRL's default, the accumulation: one generation a step, so the policy's
     ratio, and that of a reference, is exactly 1.
     """
-    sampling = train.sampling
-    engine = train.rollout_engine == "vllm"
     arguments: dict[str, Any] = {
         "output_dir": str(output),
         "per_device_train_batch_size": train.micro_batch,
         "gradient_accumulation_steps": accumulation(train),
         "num_generations": train.group_size,
-        "num_iterations": 1,
         # The dataset is the whole run in order.
         "num_train_epochs": 1,
         "max_steps": steps,
         "shuffle_dataset": False,
         "max_completion_length": train.max_completion_tokens,
-        "learning_rate": train.learning_rate,
-        "lr_scheduler_type": "constant",
-        "weight_decay": train.weight_decay,
-        "max_grad_norm": train.max_grad_norm,
-        "beta": 0.0,
-        "epsilon": train.epsilon_low,
-        "epsilon_high": train.epsilon_high,
-        "loss_type": train.loss,
-        "scale_rewards": "group",
-        "disable_dropout": True,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "top_k": sampling.top_k,
-        "repetition_penalty": sampling.repetition_penalty,
+        **_optimisation(train),
+        **_sampling(train.sampling),
         "chat_template_kwargs": {"enable_thinking": thinking},
         "gradient_checkpointing": train.gradient_checkpointing,
         "bf16": hardware.mixed,
@@ -167,19 +152,49 @@ def grpo_arguments(
         "run_name": name,
         "disable_tqdm": True,
         "dataloader_pin_memory": hardware.cuda,
-        "use_vllm": engine,
+        "use_vllm": False,
     }
-    if engine:
-        arguments |= {
-            "vllm_mode": "colocate",
-            "vllm_gpu_memory_utilization": train.engine_memory,
-            # While the trainer works, its memory is the trainer's; a CPU's engine knows no sleep.
-            "vllm_enable_sleep_mode": hardware.cuda,
-            "vllm_max_model_length": train.max_prompt_tokens + train.max_completion_tokens,
-            "vllm_importance_sampling_correction": False,
-            # The engine knows the end tokens of the model's files, which may not be the template's.
-            "generation_kwargs": {"stop_token_ids": [end_id]},
-        }
+    if train.rollout_engine == "vllm":
+        arguments |= _engine(train, hardware, end_id)
     if train.zero_stage:
         arguments["deepspeed"] = deepspeed(train.zero_stage)
     return arguments
+
+
+def _sampling(sampling: Sampling) -> dict[str, Any]:
+    return {
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "repetition_penalty": sampling.repetition_penalty,
+    }
+
+
+def _engine(train: TrainConfig, hardware: Hardware, end_id: int) -> dict[str, Any]:
+    return {
+        "use_vllm": True,
+        "vllm_mode": "colocate",
+        "vllm_gpu_memory_utilization": train.engine_memory,
+        # While the trainer works, its memory is the trainer's; a CPU's engine knows no sleep.
+        "vllm_enable_sleep_mode": hardware.cuda,
+        "vllm_max_model_length": train.max_prompt_tokens + train.max_completion_tokens,
+        "vllm_importance_sampling_correction": False,
+        # The engine knows the end tokens of the model's files, which may not be the template's.
+        "generation_kwargs": {"stop_token_ids": [end_id]},
+    }
+
+
+def _optimisation(train: TrainConfig) -> dict[str, Any]:
+    return {
+        "num_iterations": 1,
+        "learning_rate": train.learning_rate,
+        "lr_scheduler_type": "constant",
+        "weight_decay": train.weight_decay,
+        "max_grad_norm": train.max_grad_norm,
+        "beta": 0.0,
+        "epsilon": train.epsilon_low,
+        "epsilon_high": train.epsilon_high,
+        "loss_type": train.loss,
+        "scale_rewards": "group",
+        "disable_dropout": True,
+    }
