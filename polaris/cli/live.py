@@ -150,7 +150,10 @@ class Live:
 def brief_counts(counts: dict[str, float], most: int = 4) -> str:
     """Return the first counts of a manifest as words."""
     told = sorted(counts.items(), key=lambda count: count[0].startswith("left_out"))
-    shown = [f"{_figure(value)} {name.replace('_', ' ')}" for name, value in told if value]
+    # How long it took stands beside them already.
+    shown = [
+        f"{_figure(value)} {name.replace('_', ' ')}" for name, value in told if value and name != "hours"
+    ]
     return ", ".join(shown[:most])
 
 
