@@ -149,11 +149,10 @@ class Live:
 
 def brief_counts(counts: dict[str, float], most: int = 4) -> str:
     """Return the first counts of a manifest as words."""
-    told = sorted(counts.items(), key=lambda count: count[0].startswith("left_out"))
     # How long it took stands beside them already.
-    shown = [
-        f"{_figure(value)} {name.replace('_', ' ')}" for name, value in told if value and name != "hours"
-    ]
+    counted = [(name, value) for name, value in counts.items() if value and name != "hours"]
+    told = sorted(counted, key=lambda count: count[0].startswith("left_out"))
+    shown = [f"{_figure(value)} {name.replace('_', ' ')}" for name, value in told]
     return ", ".join(shown[:most])
 
 
