@@ -169,7 +169,11 @@ def _booked(client: ChatClient | None) -> dict[str, Any]:
 
 
 def _collective_timeout_s(config: RunConfig, settings: TrainConfig) -> int:
-    """Return how long a process waits for the others in a collective: one of them may ask its judge."""
+    """Return how long a process waits for the others in a collective: one of them may ask its judge.
+
+    It is the time of one call, not of as many as may wait for each other's turn: this also ends a training
+    that hangs, and what a slow judge has answered by then is kept for the next attempt.
+    """
     return max(DDP_TIMEOUT_S, int(config.judges[settings.judge].deadline_s + MARGIN_S))
 
 

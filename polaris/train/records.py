@@ -12,7 +12,7 @@ from typing import Any
 
 from polaris.artifact import Output, Progress, from_rows, to_rows
 from polaris.runtime import get_logger
-from polaris.train import checkpoint
+from polaris.train import checkpoint, spent
 from polaris.train.events import write_events
 from polaris.train.job import SAMPLES, TENSORBOARD, VALIDATION, samples_of
 
@@ -23,30 +23,30 @@ log = get_logger("train")
 _SAMPLE = re.compile(rf"^{SAMPLES}/step-(\d+)\.jsonl$")
 
 
-def restore(progress: Progress, output: Path, last_step: int) -> list[Row]:
-    """Bring back the validations up to a step, with their stories; return the rows of the later ones.
+def restore(progress: Progress, output: Path, last_step: int) -> None:
+    """Bring back the validations up to a step, with their stories.
 
-    Those will be made again; what they cost was paid.
+    The later ones will be made again; what they cost is remembered, for it was paid.
     """
     path = output / VALIDATION
     stored = to_rows(progress.get(VALIDATION) or b"", VALIDATION)
-    rows = max(stored, checkpoint.read_metrics(path), key=len)
-    kept = [row for row in rows if row["step"] <= last_step]
-    if rows:
+    local_rows = checkpoint.read_metrics(path)
+    kept, lost = spent.part(stored, local_rows, last_step)
+    spent.book(progress, lost)
+    if stored or local_rows:
         checkpoint.write_metrics(path, kept)
         progress.put(VALIDATION, from_rows(kept))
     for name in progress.names(f"{SAMPLES}/"):
         step, local = _step_of(name), output / name
         if step is None or step > last_step:
             progress.delete(name)
-        elif (rows is stored or not local.exists()) and (data := progress.get(name)) is not None:
+        elif (kept == stored[: len(kept)] or not local.exists()) and (data := progress.get(name)) is not None:
             local.parent.mkdir(exist_ok=True)
             local.write_bytes(data)
     for local in (output / SAMPLES).glob("*"):
         step = _step_of(f"{SAMPLES}/{local.name}")
         if step is None or step > last_step:
             local.unlink()
-    return [row for row in rows if row["step"] > last_step]
 
 
 def write(

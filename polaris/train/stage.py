@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from polaris.load import dump
 from polaris.recipe import TrainConfig
 from polaris.runtime import get_logger, progress
 from polaris.stage import StageContext, versions
-from polaris.train import checkpoint, expected, records, underway
+from polaris.train import checkpoint, expected, records, spent, underway
 from polaris.train.card import CARD, Facts, card
 from polaris.train.helper import help_out
 from polaris.train.job import (
@@ -30,7 +29,6 @@ from polaris.train.job import (
     METRICS,
     MODEL,
     REPAID,
-    SPENT,
     VALIDATION,
     Job,
     judge_environment,
@@ -125,8 +123,7 @@ def prepare(context: StageContext, settings: TrainConfig, team: Team) -> Job:
     if team.leads:
         book_unfinished(context, output)
         restore_metrics(context, output / METRICS, last_step)
-        again = records.restore(context.progress, output, last_step)
-        _book(context, again)
+        records.restore(context.progress, output, last_step)
     else:
         # Node 0 books from the store; what lies here is of an attempt that it has seen the end of.
         underway.forget(output)
@@ -176,13 +173,12 @@ def _fetch(context: StageContext, name: str, folder: Path) -> None:
 
 
 def restore_metrics(context: StageContext, path: Path, last_step: int) -> None:
-    """Bring back the rows up to a step; what the later ones cost is remembered, for it was paid."""
+    """Bring back the rows up to a step; what the others cost is remembered, for it was paid."""
     stored = to_rows(context.progress.get(METRICS) or b"", METRICS)
-    rows = max(stored, checkpoint.read_metrics(path), key=len)
-    kept = [row for row in rows if row["step"] <= last_step]
+    kept, lost = spent.part(stored, checkpoint.read_metrics(path), last_step)
+    spent.book(context.progress, lost)
     checkpoint.write_metrics(path, kept)
     context.progress.put(METRICS, from_rows(kept))
-    _book(context, [row for row in rows if row["step"] > last_step])
 
 
 def book_unfinished(context: StageContext, output: Path) -> None:
@@ -196,31 +192,13 @@ def book_unfinished(context: StageContext, output: Path) -> None:
     if not notes:
         return
     told = [row for name in (METRICS, VALIDATION) for row in _rows_of(context, output, name)]
-    _book(context, underway.unbooked(notes, map(underway.place, told), _spent(context)["booked"]))
+    spent.book(context.progress, underway.untold(notes, map(underway.place, told)))
     underway.forget(output)
     context.progress.delete(underway.PIECE)
 
 
 def _rows_of(context: StageContext, output: Path, name: str) -> list[Row]:
     return to_rows(context.progress.get(name) or b"", name) + checkpoint.read_metrics(output / name)
-
-
-def _book(context: StageContext, lost: list[Row]) -> None:
-    """Add the rows of steps that will be taken again to what is known of such steps."""
-    if not lost:
-        return
-    spent = _spent(context)
-    told = {name: spent[name] + _total(lost, key) for name, key in (COST | EVENTS).items()}
-    paid, found = dict(spent["paid"]), dict(spent["found"])
-    first = {underway.place(row) for row in lost} - set(paid)
-    for row in lost:
-        step = underway.place(row)
-        paid[step] = paid.get(step, 0.0) + (row.get("judge/calls") or 0.0) + row.get(underway.IN_FLIGHT, 0)
-        if step in first:
-            found[step] = found.get(step, 0.0) + (row.get("judge/cached") or 0.0)
-    booked = [*spent["booked"], *(row["start"] for row in lost if "start" in row)]
-    told |= {"paid": paid, "found": found, "booked": booked}
-    context.progress.put(SPENT, json.dumps(told).encode())
 
 
 def planned_steps(settings: TrainConfig, job: Job) -> int:
@@ -231,9 +209,9 @@ def planned_steps(settings: TrainConfig, job: Job) -> int:
 
 def write(context: StageContext, settings: TrainConfig, job: Job) -> None:
     """Upload the model, its card and the metrics; fill in counts, cost and notes."""
-    spent = _spent(context)
+    lost = spent.read(context.progress)
     rows, validations = (
-        [row | {REPAID: _repaid(row, spent)} for row in checkpoint.read_metrics(job.output / name)]
+        [row | {REPAID: spent.repaid(row, lost)} for row in checkpoint.read_metrics(job.output / name)]
         for name in (METRICS, VALIDATION)
     )
     for path in sorted((job.output / MODEL).iterdir()):
@@ -257,9 +235,9 @@ def write(context: StageContext, settings: TrainConfig, job: Job) -> None:
         "validation_stories": _total(validations, "n"),
         "validation_failed": _total(validations, "failed"),
     }
-    context.counts |= {f"judge_{name}": _total(judged, key) + spent[name] for name, key in EVENTS.items()}
+    context.counts |= {f"judge_{name}": _total(judged, key) + lost[name] for name, key in EVENTS.items()}
     context.counts["judge_repaid"] = _total(judged, REPAID)
-    context.cost |= {name: _total(judged, key) + spent[name] for name, key in COST.items()}
+    context.cost |= {name: _total(judged, key) + lost[name] for name, key in COST.items()}
     if context.counts["judge_schema_fallbacks"]:
         endpoint = f"models.{context.config.judges[settings.judge].model}"
         context.notes.append(f"{endpoint}: enforces no JSON schema, so the judge gets it in its prompt")
@@ -287,22 +265,6 @@ def write(context: StageContext, settings: TrainConfig, job: Job) -> None:
     context.output.put(f"{MODEL}/{CARD}", card(facts).encode())
     for folder in (job.checkpoints, job.output / MODEL):
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _spent(context: StageContext) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(context.progress.get(SPENT) or b"{}")
-    return dict.fromkeys((*COST, *EVENTS), 0.0) | {"paid": {}, "found": {}, "booked": []} | found
-
-
-def _repaid(row: Row, spent: Mapping[str, Any]) -> float:
-    """Return how many calls a step's earlier takings paid for whose answers the last one had no use for.
-
-    A step taken again writes other stories where generation is not bit-reproducible. What it finds in the
-    cache beyond what the first taking found there is what the lost ones had paid for.
-    """
-    step = underway.place(row)
-    reused = max(0.0, (row.get("judge/cached") or 0.0) - spent["found"].get(step, 0.0))
-    return float(max(0.0, spent["paid"].get(step, 0.0) - reused))
 
 
 def _total(rows: list[Row], name: str) -> float:

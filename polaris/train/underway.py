@@ -71,14 +71,14 @@ def place(row: Row) -> str:
     return f"validation {row['step']}" if row.get("validation") else str(row["step"])
 
 
-def unbooked(notes: Iterable[Row], done: Iterable[str], booked: Iterable[str]) -> list[Row]:
-    """Return the notes of places that no row tells of and nobody has booked, one for each process's start.
+def untold(notes: Iterable[Row], done: Iterable[str]) -> list[Row]:
+    """Return the notes of places that no row tells of, one for each process's start.
 
     Of two notes of one start, a copy in the store and the file itself, the later in `notes` counts.
     """
-    known, seen = set(done), set(booked)
+    known = set(done)
     latest = {note["start"]: note for note in notes}
-    return [note for start, note in latest.items() if start not in seen and place(note) not in known]
+    return [note for note in latest.values() if place(note) not in known]
 
 
 def forget(output: Path) -> None:

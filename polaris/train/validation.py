@@ -19,6 +19,7 @@ import numpy
 import torch
 from accelerate.utils import gather_object
 from transformers import TrainerCallback
+from transformers.integrations import WandbCallback
 
 from polaris.artifact import from_rows
 from polaris.chat import Usage
@@ -35,6 +36,9 @@ from polaris.train.reward import Reward, Scored, call_figures
 from polaris.train.trainer import ReferenceTrainer
 
 Row = dict[str, Any]
+
+PLACE = ("step", "validation")
+"""What of a row says where it stands."""
 
 log = get_logger("train")
 
@@ -192,6 +196,7 @@ class Validation(TrainerCallback):  # type: ignore[misc]
         row |= {"seconds": round(seconds, 3)}
         with (self.output / VALIDATION).open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, sort_keys=True, allow_nan=False) + "\n")
+        show_wandb(self.trainer, row)
         mean = row["reward"]
         log.info(
             "validation",
@@ -221,6 +226,17 @@ def figures(samples: Sequence[Row], terms: Sequence[str]) -> Row:
         "lengths/completion_tokens_mean": _mean([sample["completion_tokens"] for sample in samples]),
         "lengths/truncated": _mean([float(sample["cut"]) for sample in samples]),
     }
+
+
+def show_wandb(trainer: Any, row: Row) -> None:
+    """Show a validation's figures at W&B, as `eval/...` of its step, where `train.report_to` asks for it.
+
+    Its callback alone is told: to the others, `on_log` is a step's row.
+    """
+    told = {f"eval_{name}": value for name, value in row.items() if name not in PLACE and value is not None}
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, WandbCallback):
+            callback.on_log(trainer.args, trainer.state, trainer.control, model=trainer.model, logs=told)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

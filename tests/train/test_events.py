@@ -9,6 +9,7 @@ from fakes import stage
 
 from polaris.errors import ConfigError
 from polaris.recipe import TrainConfig
+from polaris.train import spent
 from polaris.train.events import scalars, write_events
 from polaris.train.nodes import Team
 from polaris.train.records import Records, restore, write
@@ -87,16 +88,19 @@ def test_records_reach_the_store_and_come_back_up_to_the_checkpoint(tmp_path, mo
     monkeypatch.undo()
     # Another machine, which goes on from step 2.
     there.mkdir()
-    assert restore(context.progress, there, 2) == rows[2:]
+    restore(context.progress, there, 2)
+    assert spent.read(context.progress)["calls"] == 3
     assert [json.loads(line) for line in (there / "validation.jsonl").read_text().splitlines()] == rows[:2]
     assert sorted(path.name for path in (there / "samples").iterdir()) == [
         "step-000000.jsonl",
         "step-000002.jsonl",
     ]
     assert context.progress.names("samples/") == names[:2]
-    assert restore(context.progress, there, 2) == []
+    restore(context.progress, there, 2)
+    assert spent.read(context.progress)["calls"] == 3
     # And this machine, which holds the later ones still.
-    assert restore(context.progress, here, 0) == rows[1:]
+    restore(context.progress, here, 0)
+    assert spent.read(context.progress)["calls"] == 3 + 3, "the last one was booked before"
     assert [path.name for path in (here / "samples").iterdir()] == ["step-000000.jsonl"]
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from context import read_output
@@ -11,12 +12,12 @@ from fake_endpoint import Reply, fake_endpoint
 from fake_endpoint import error as refusal
 from fakes import STORIES, answer, stage
 
-from polaris.artifact import to_rows
+from polaris.artifact import from_rows, to_rows
 from polaris.budget import prefix_of, spent_in
 from polaris.errors import BudgetError, ConfigError, GuardError, InputError, Stopped, TransientError
 from polaris.load import load
 from polaris.runtime import StopFlag
-from polaris.train import worker
+from polaris.train import checkpoint, spent, worker
 from polaris.train.checkpoint import Layout, write_layout
 from polaris.train.job import Job
 from polaris.train.nodes import Team
@@ -249,6 +250,41 @@ def test_what_lost_steps_cost_and_met_is_counted_and_what_was_paid_for_again(tmp
     assert any(
         note.endswith("enforces no JSON schema, so the judge gets it in its prompt") for note in context.notes
     )
+
+
+def timed(*steps, at):
+    """Rows of one taking of the steps, no two takings of which are alike."""
+    return [{"step": step, "judge/calls": 6, "step_seconds": at + step / 10} for step in steps]
+
+
+def test_a_kill_between_booking_a_row_and_dropping_it_changes_nothing(tmp_path, monkeypatch):
+    context = stage(tmp_path, "http://127.0.0.1:9/v1", monkeypatch)
+    path = tmp_path / "metrics.jsonl"
+    checkpoint.write_metrics(path, timed(1, 2, 3, at=1))
+    with monkeypatch.context() as killed:
+        killed.setattr(checkpoint, "write_metrics", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            restore_metrics(context, path, 1)
+    for _ in range(2):
+        assert spent.read(context.progress)["paid"] == {"2": 6, "3": 6}
+        restore_metrics(context, path, 1)
+    assert checkpoint.read_metrics(path) == timed(1, at=1)
+
+
+def test_rows_of_a_machine_that_comes_back_are_booked_once_and_the_stores_stand(tmp_path, monkeypatch):
+    context = stage(tmp_path, "http://127.0.0.1:9/v1", monkeypatch)
+    first, second = tmp_path / "first.jsonl", tmp_path / "second.jsonl"
+    checkpoint.write_metrics(first, timed(1, 2, 3, 4, at=1))
+    # The fourth's row had not reached the store.
+    context.progress.put("metrics.jsonl", from_rows(timed(1, 2, 3, at=1)))
+    restore_metrics(context, second, 1)
+    assert spent.read(context.progress)["paid"] == {"2": 6, "3": 6}
+    taken = timed(1, at=1) + timed(2, 3, at=5)
+    checkpoint.write_metrics(second, taken)
+    context.progress.put("metrics.jsonl", from_rows(taken))
+    restore_metrics(context, first, 3)
+    assert checkpoint.read_metrics(first) == taken
+    assert spent.read(context.progress)["paid"] == {"2": 6, "3": 6, "4": 6}
 
 
 def test_the_card_of_the_run_is_written_beside_the_weights(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from polaris.chat import ChatRequest, Endpoint, Prices
 from polaris.llm import ChatClient
 from polaris.train.job import Job
 from polaris.train.stage import book_unfinished, restore_metrics
-from polaris.train.underway import Notes, forget, read, unbooked
+from polaris.train.underway import Notes, forget, read, untold
 from polaris.train.uploads import Uploads
 
 NOWHERE = "http://127.0.0.1:9/v1"
@@ -46,9 +46,8 @@ def test_the_last_whole_line_of_the_step_counts(tmp_path):
 
 def test_of_a_start_the_latest_note_counts_and_of_a_step_with_a_row_none():
     notes = [{"start": "a", "step": 2}, {"start": "b", "step": 3}, {"start": "a", "step": 3, "later": True}]
-    assert unbooked(notes, ["1", "2"], []) == [notes[2], notes[1]]
-    assert unbooked(notes, ["1", "2"], ["a"]) == [notes[1]]
-    assert unbooked(notes, ["1", "2", "3"], []) == []
+    assert untold(notes, ["1", "2"]) == [notes[2], notes[1]]
+    assert untold(notes, ["1", "2", "3"]) == []
 
 
 def test_a_machine_that_is_gone_leaves_its_notes_in_the_store_and_they_are_booked_once(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Validation inside a real training of a tiny model, generating in-process; the judge is INVENTED."""
 
 import json
+from unittest.mock import MagicMock
 
 import heavy  # noqa: F401
 import pytest
@@ -9,6 +10,8 @@ from fakes import invented_judge, metrics, write_job
 from held_back import HELD_BACK, hold_back
 from models import THINKING, tiny_model
 from safetensors.torch import load_file
+from transformers.integrations import WandbCallback
+from transformers.integrations.integration_utils import WandbLogModel
 
 from polaris.errors import BudgetError
 from polaris.judge.score import JudgeFailed
@@ -18,6 +21,7 @@ from polaris.reward.quality import overall
 from polaris.reward.settings import floors_of
 from polaris.runtime import StopFlag
 from polaris.train import underway
+from polaris.train.build import Built
 from polaris.train.checkpoint import complete
 from polaris.train.trainer import ReferenceTrainer
 from polaris.train.worker import train
@@ -122,6 +126,31 @@ def test_the_figures_are_those_of_its_own_weights(whole):
         assert row["lengths/target_mean"] == pytest.approx((90 + 20 + 120) / 3)
         assert row["lengths/truncated"] == sum(one["cut"] for one in told) / 3
         assert (row["n"], row["failed"], row["judge/calls"]) == (3, 0, 3)
+
+
+def test_at_wandb_a_validation_stands_beside_its_step(tmp_path, base, monkeypatch):
+    told = []
+
+    class Fake(WandbCallback):
+        """FAKE service; what is sent there is made by the real callback."""
+
+        def __init__(self):
+            self._wandb, self._initialized, self._log_model = MagicMock(), True, WandbLogModel.FALSE
+            self._wandb.log = told.append
+
+    validation = Built.validation
+
+    def watched(built, *rest):
+        built.trainer.add_callback(Fake())
+        return validation(built, *rest)
+
+    monkeypatch.setattr(Built, "validation", watched)
+    job = job_with(tmp_path, base, max_steps=2)
+    run(job)
+    found = [(line["train/global_step"], line["eval/reward"]) for line in told if "eval/reward" in line]
+    assert found == [(row["step"], row["reward"]) for row in rows(job)]
+    assert [line["train/global_step"] for line in told if "train/reward" in line] == [1, 2]
+    assert len(metrics(job)) == 2
 
 
 def _judged(story):
