@@ -1,11 +1,13 @@
-"""References under chat templates in the styles of the families that people train, in words of our own."""
+"""References under the chat templates of the families that people train, and under ours in their styles."""
 
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trl
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from models import END, tiny_tokenizer
@@ -74,6 +76,8 @@ HEADED = (
 """As Llama's: a head, two line breaks, trimmed text, none between turns, a system turn of its own."""
 
 STYLES = {"switched": SWITCHED, "opened": OPENED, "chatml": CHATML, "headed": HEADED}
+THINK = ("qwen3", "qwen3_5_think", "qwen3_5_nothink", "qwen3_6")
+ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>")
 CASES = [("switched", True), ("switched", False), ("opened", True), ("opened", False)]
 CASES += [("chatml", False), ("headed", False)]
 
@@ -109,6 +113,34 @@ def test_it_is_what_the_template_renders(
     assert opened + text == whole.removesuffix("\n")
     assert text.endswith(END)
     assert text.count(END) == 1
+
+
+FAMILIES = [(name, thinking) for name in THINK for thinking in (True, False)]
+FAMILIES += [(name, False) for name in ("qwen2_5", "qwen3_instruct_2507", "llama3_1", "gemma3")]
+
+
+@pytest.mark.parametrize("prompt", [PROMPT, LONG], ids=["short", "long"])
+@pytest.mark.parametrize(("family", "thinking"), FAMILIES)
+def test_it_is_what_the_families_own_templates_render(
+    family: str, thinking: bool, prompt: list[dict[str, str]]
+) -> None:
+    """With the templates themselves, as TRL has them beside its code."""
+    tokenizer = tiny_tokenizer((Path(trl.__file__).parent / "chat_templates" / f"{family}.jinja").read_text())
+    tokenizer.add_special_tokens({"additional_special_tokens": list(ENDS)})
+    story, reasoning = "The lamp went out.\n\nNobody spoke.", "I begin with the lamp."
+    turn = {"role": "assistant", "content": story} | ({"reasoning_content": reasoning} if thinking else {})
+    whole, opened = (
+        tokenizer.apply_chat_template(
+            messages, tokenize=False, enable_thinking=thinking, add_generation_prompt=opens
+        )
+        for messages, opens in (([*prompt, turn], False), (prompt, True))
+    )
+    text = reference_text(tokenizer, prompt, story, reasoning, thinking)
+    assert opened + text == whole.removesuffix("\n")
+    end, _ = end_token(tokenizer, prompt, thinking)
+    assert end in ENDS
+    assert text.endswith(story + end)
+    assert (reasoning in text) == thinking
 
 
 @pytest.mark.parametrize(
