@@ -38,6 +38,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from checks import Check, show
 from judge_log import Call, ideal_s, paid, refused_shares
 from judge_server import ANSWERED, Asked, answer_of, quote_validity_of, scores_of, story_key
 
@@ -60,18 +61,6 @@ _WORDS = """
     bitter plain borrowed yellow crooked patient hollow loud early thin quiet second
 """
 _VOCABULARY = _WORDS.split()
-
-
-@dataclass(frozen=True)
-class Check:
-    """One line of the table."""
-
-    name: str
-    measured: float
-    target: str
-    ok: bool
-    timing: bool = False
-    """It depends on how fast and how idle the machine is."""
 
 
 @dataclass(frozen=True)
@@ -347,17 +336,6 @@ def limited(folder: Path, given: argparse.Namespace) -> tuple[list[Check], dict[
     ], figures
 
 
-def show(checks: list[Check], figures: dict[str, Any]) -> None:
-    """Print the table, then the figures behind it."""
-    wide = max(len(check.name) for check in checks)
-    print(f"{'':{wide}}  {'measured':>10}  {'target':24}  ok")
-    for check in checks:
-        print(
-            f"{check.name:{wide}}  {check.measured:>10.4g}  {check.target:24}  {'yes' if check.ok else 'NO'}"
-        )
-    print(json.dumps(figures, indent=1))
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -380,7 +358,8 @@ def main() -> int:
         for part in (limited,) if given.limit_rate else (throughput, resumed):
             found, figures[part.__name__] = part((folder / part.__name__).absolute(), given)
             checks += found
-    show(checks, figures)
+    show(checks)
+    print(json.dumps(figures, indent=1))
     if given.json:
         given.json.write_text(
             json.dumps({"checks": [asdict(check) for check in checks], "figures": figures}, indent=1)

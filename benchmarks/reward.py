@@ -26,9 +26,11 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from statistics import linear_regression, median, quantiles
+
+from checks import Check, show
 
 from polaris.reward.composite import score_story
 from polaris.reward.shape import tokens_and_words
@@ -39,17 +41,6 @@ MOST_SLOPE = 1.15
 TOLERANCE = 1e-12
 Terms = tuple[float, ...]
 """words, blank, length penalty, length reward, self-repetition."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """One line of the table."""
-
-    name: str
-    measured: float
-    target: str
-    ok: bool
-    timing: bool
 
 
 def make_story(words: int, seed: int) -> str:
@@ -178,7 +169,7 @@ def median_interval(values: Sequence[float], seed: int, resamples: int = 2000) -
     return cuts[0], cuts[-1]
 
 
-def show(times: dict[str, dict[int, list[float]]], ratios: dict[int, list[float]], seed: int) -> None:
+def show_times(times: dict[str, dict[int, list[float]]], ratios: dict[int, list[float]], seed: int) -> None:
     """Print what each way takes at each length, side by side."""
     print(f"{'words':>6}" + "".join(f"{way + ', ms':>24}" for way in times) + f"{'direct / ours [95 %]':>30}")
     for words, found in ratios.items():
@@ -216,12 +207,8 @@ def main() -> int:
         Check(f"direct / ours at {last:,} words", ratio, f">= {LEAST_RATIO:g}", ratio >= LEAST_RATIO, True),
         Check("slope of log time over log words", grown, f"<= {MOST_SLOPE}", grown <= MOST_SLOPE, True),
     ]
-    show(times, ratios, given.seed)
-    wide = max(len(check.name) for check in checks)
-    for check in checks:
-        print(
-            f"{check.name:{wide}}  {check.measured:>10.4g}  {check.target:10}  {'yes' if check.ok else 'NO'}"
-        )
+    show_times(times, ratios, given.seed)
+    show(checks)
     figures = {
         "settings": {name: str(value) for name, value in vars(given).items()},
         "seconds": {

@@ -37,7 +37,7 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
-from train_table import Check, Span, show
+from checks import Check, Span, show
 
 from polaris.runtime import die_with_parent
 

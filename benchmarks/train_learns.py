@@ -31,6 +31,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from checks import Check, show
 from train_curve import draw
 from train_setup import (
     STORIES,
@@ -43,7 +44,6 @@ from train_setup import (
     worker,
     write_job,
 )
-from train_table import Check, show
 
 ENDS = 10
 """Steps at each end that are compared."""
