@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from fake_endpoint import FakeEndpoint, Reply
 from fakes import STORIES, stage
 
@@ -45,8 +47,8 @@ class Blow:
 
     Attributes:
         judging: it comes while a call of the next step is unanswered; else the whole node is gone with it.
-        forgets: the checkpoint loses its random generators, so that other stories are written than before:
-            what an engine does that is not reproducible to the bit.
+        forgets: the checkpoint's random generators are put elsewhere, so that other stories are written than
+            before: what an engine does that is not reproducible to the bit.
 
     """
 
@@ -137,7 +139,7 @@ class Training:
                     end_orphans(self.metrics.parent)
                 here = checkpoint.complete(self.metrics.parent / "checkpoints")
                 for path in here[-1].glob("rng_state*") if blow.forgets else ():
-                    path.unlink()
+                    _draw_otherwise(path, number)
                 self.resumed.append(checkpoint.step_of(here[-1].name) or 0 if here else 0)
 
     def _await(self, blow: Blow, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -179,6 +181,16 @@ class Training:
         places = order(len(STORIES), self.settings, self.seed)
         size = self.settings.prompts_per_step
         return [places[i : i + size] for i in range(0, len(places), size)]
+
+
+def _draw_otherwise(path: Path, seed: int) -> None:
+    """Put a checkpoint's generators where no other attempt's are."""
+    state = torch.load(path, weights_only=False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1000 + seed)
+        state["cpu"] = torch.get_rng_state()
+    state["python"] = random.Random(1000 + seed).getstate()
+    torch.save(state, path)
 
 
 def make(
