@@ -75,7 +75,7 @@ class Caller:
         self.in_flight: list[float] = []
         """US$ that each attempt may cost which is sent and not booked in `usage` yet."""
         self.on_spending: Callable[[], None] = lambda: None
-        """Called before an attempt is sent and once it is booked, so that its cost can be kept."""
+        """Called before an attempt is sent, once it is booked, and for an answer that was kept."""
         self.budget = budget
         self._limits = limits
         self._retries = retries

@@ -170,6 +170,7 @@ class ChatClient(Caller):
             if kept is not None:
                 if key not in self._known:
                     self.usage.cached_calls += 1
+                    self.on_spending()
                     return kept
                 # What was bought for this client is no saved call the first time that it is asked for.
                 if self._known[key] is None:

@@ -7,8 +7,10 @@ import pytest
 from fake_endpoint import Reply, error, fake_endpoint
 from fakes import stage
 
+from polaris.answers import Cache
 from polaris.chat import ChatRequest, Endpoint, Prices
 from polaris.llm import ChatClient
+from polaris.storage import FileStore
 from polaris.train.job import Job
 from polaris.train.stage import book_unfinished, restore_metrics
 from polaris.train.underway import Notes, forget, read, untold
@@ -101,3 +103,21 @@ def test_an_attempt_is_told_of_before_it_is_sent_and_once_it_is_booked(status):
                 asyncio.run(ask(client))
     assert seen == [(1, 0)]
     assert told == [(1, 0), (0, int(status == 200))]
+
+
+def test_an_answer_that_was_kept_is_told_of_at_once(tmp_path):
+    told = []
+    request = ChatRequest(({"role": "user", "content": "Is it?"},), max_tokens=8)
+
+    async def ask(client):
+        async with client:
+            await client.complete(request)
+
+    with fake_endpoint(lambda request, number: Reply("yes")) as endpoint:
+        for _ in range(2):
+            client = ChatClient(Endpoint(endpoint.url, "m", "fake"), cache=Cache(FileStore(tmp_path)))
+            client.on_spending = lambda client=client: told.append(
+                (client.usage.calls, client.usage.cached_calls)
+            )
+            asyncio.run(ask(client))
+    assert told == [(0, 0), (1, 0), (0, 1)]
