@@ -201,7 +201,18 @@ def _make(run: Run, instance: Instance, attempt: str, stop: StopFlag) -> Manifes
         cost=context.cost,
         notes=tuple(context.notes),
     )
-    return context.output.commit(manifest)
+    committed = context.output.commit(manifest)
+    _drop_checkpoints(context.progress)
+    return committed
+
+
+def _drop_checkpoints(progress: Progress) -> None:
+    """Drop what only an unfinished stage has a use for and is large; `polaris gc` drops what is left."""
+    try:
+        for name in progress.folders():
+            progress.delete(f"{name}/")
+    except Exception as error:
+        log.warning("checkpoints_not_dropped", reason=f"{error}; `polaris gc` drops them")
 
 
 def _input(run: Run, name: str) -> Artifact:

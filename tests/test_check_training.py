@@ -180,8 +180,14 @@ def test_the_disk_holds_what_a_training_keeps(
         assert found.state == state
         assert "of 126.3 each" in found.detail
         assert bool(found.fix) == (state != "ok")
+        assert "and in the store, on the same disk, the checkpoints again" in found.detail
+        assert "or store.url" in found.fix or not found.fix
     (elsewhere,) = disk.check_disk(subject(tmp_path, a100x4, can_i=lambda *_: True))
     assert "a disk of its own" in elsewhere.detail
+    a100x4["store"] = {"url": "s3://somewhere/else"}
+    (found,) = disk.check_disk(subject(tmp_path, a100x4))
+    assert "in the store" not in found.detail
+    assert "up to 416.4:" in found.detail
 
 
 def test_pairs_are_counted_and_what_counts_tokens_may_be_missing(

@@ -11,13 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import yaml
 from context import settings
 
 from polaris import errors
-from polaris.artifact import Artifact, find_manifest
+from polaris.artifact import Artifact, Progress, find_manifest
 from polaris.errors import ConfigError, InputError, PolarisError, Stopped, TransientError
 from polaris.kinds import KINDS
 from polaris.run import Run, open_run
@@ -242,6 +243,28 @@ def test_progress_is_shared_by_attempts(run: Run, made: Callable[[Program], None
 
     made(program)
     assert [run_stage(run.path, "data") for _ in range(3)] == [75, 75, 0]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_complete_stage_keeps_no_checkpoint(
+    run: Run, made: Callable[[Program], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "optimizer.pt").write_bytes(b"large")
+
+    def program(context: StageContext) -> None:
+        context.progress.put("rows.jsonl", b"{}")
+        context.progress.put_folder("checkpoint-3", tmp_path / "checkpoint")
+        if fails:
+            monkeypatch.setattr(Progress, "delete", Mock(side_effect=OSError("no way")))
+
+    made(program)
+    assert run_stage(run.path, "data") == 0
+    assert run.manifest("data") is not None
+    left = [info.key.rpartition("progress/")[2] for info in run.store.list(f"{run.prefix('data')}progress/")]
+    assert left == (["checkpoint-3/COMPLETE.json", "checkpoint-3/optimizer.pt"] if fails else []) + [
+        "rows.jsonl"
+    ]
 
 
 def test_sigterm_saves_and_exits_with_143(run: Run, tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ from polaris.checks import gpus
 from polaris.checks.base_model import Base, find_base
 from polaris.checks.finding import Finding, Subject, failed, unchecked
 from polaris.checks.trainings import at_once
+from polaris.config import RunConfig
 from polaris.recipe import TrainConfig
+from polaris.storage import FileStore, open_store
 from polaris.train.memory import GB, checkpoint_bytes
 from polaris.train.uploads import KEEP
 
@@ -49,15 +51,20 @@ def check_disk(subject: Subject) -> Iterator[Finding]:
         if together == 1
         else f"{together} trainings at once (execute.parallel) need"
     )
-    told = (
-        f"{free / GB:,.1f} GB free in {folder}; {whose} up to {need / GB:,.1f}: {KEEP} checkpoints"
-        f" and one half-written of {first.checkpoint / GB:,.1f} each, base and result of"
+    holds = (
+        f"{KEEP} checkpoints and one half-written of {first.checkpoint / GB:,.1f} each, base and result of"
         f" {first.model / GB:,.1f}"
     )
+    fix = "set execute.work_dir to a disk with more room"
+    if _store_lies_on(subject.config, folder):
+        # The copies of a training that is done are dropped, its result stays.
+        need += sum((KEEP + 1) * each.checkpoint for each in largest) + sum(each.model for each in known)
+        holds += ", and in the store, on the same disk, the checkpoints again and every result"
+        fix = "set execute.work_dir or store.url to a disk with more room"
+    told = f"{free / GB:,.1f} GB free in {folder}; {whose} up to {need / GB:,.1f}: {holds}"
     if free >= need:
         yield Finding("ok", "disk", told)
         return
-    fix = "set execute.work_dir to a disk with more room"
     yield (
         failed("disk", told, fix)
         if gpus.visible()
@@ -83,6 +90,12 @@ def _need(subject: Subject, train: TrainConfig, base: Base) -> _Need:
     dtype = subject.config.dtype(train.base)
     model = base.parameters.total * (2 if dtype == "bfloat16" else 4)
     return _Need(train.base, model, checkpoint_bytes(base.shape, base.parameters, train, dtype))
+
+
+def _store_lies_on(config: RunConfig, folder: Path) -> bool:
+    """Tell whether the store is a folder on the same file system."""
+    store = open_store(config.store)
+    return isinstance(store, FileStore) and _existing(store.root).stat().st_dev == folder.stat().st_dev
 
 
 def _existing(folder: Path) -> Path:
