@@ -224,6 +224,7 @@ def fetch_repository(repo: str, setting: str) -> Path:
     """
     if is_placeholder(repo):
         raise ConfigError(_unsaid(repo, setting))
+    from httpx import HTTPError
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -236,7 +237,7 @@ def fetch_repository(repo: str, setting: str) -> Path:
     except (HFValidationError, RepositoryNotFoundError, RevisionNotFoundError) as error:
         what = " ".join(str(error).split())
         raise ConfigError(f"{setting}: '{repo}' cannot be fetched: {what}") from error
-    except OSError as error:
+    except (OSError, HTTPError) as error:
         what = " ".join(str(error).split())
         raise TransientError(f"{setting}: '{repo}' cannot be fetched: {what}") from error
 

@@ -37,6 +37,11 @@ SMALL_JUDGE_BILLIONS = 2.0
 """The same in parameters, for a judge that is known by name only."""
 
 
+def inputs_of(config: RunConfig) -> Path:
+    """Return where a run's imports are fetched to on this machine."""
+    return config.execute.work_dir / config.run / "inputs"
+
+
 @dataclass(frozen=True)
 class Run:
     """A run as one process sees it: its configuration, its plan and its store.
@@ -67,7 +72,7 @@ class Run:
 
     @property
     def _inputs(self) -> Path:
-        return self.work_folder / "inputs"
+        return inputs_of(self.config)
 
     def prefix(self, name: str) -> str:
         """Return the key prefix of an instance's artifact."""

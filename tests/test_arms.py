@@ -289,7 +289,7 @@ def test_the_word_revision_is_refused_before_anybody_asks_the_hub(
     from polaris.cli.run import _require_revisions
 
     monkeypatch.undo()
-    monkeypatch.setattr(base_model, "hub_config", lambda repo: pytest.fail("the hub was asked"))
+    monkeypatch.setattr(base_model, "hub_files", lambda repo: pytest.fail("the hub was asked"))
     monkeypatch.setenv("FAKE_API_KEY", "none")
     big["models"]["base"] = {"kind": "checkpoint", "repo": "owner/name@REVISION"}
     subject = looked(tmp_path, big)

@@ -21,10 +21,11 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "lora-24gb" / "run.yaml"
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The base's config.json as the hub would give it."""
     found = json.loads(json.dumps(CONFIG_2B))
-    monkeypatch.setattr(base_model, "hub_config", lambda repo: json.dumps(found).encode())
+    (tmp_path / "config.json").write_text(json.dumps(found))
+    monkeypatch.setattr(base_model, "hub_files", lambda repo: tmp_path)
     monkeypatch.setattr(gpus, "visible", lambda: [])
     return dict(found)
 
@@ -64,9 +65,9 @@ def test_the_check_counts_what_learns(hub: dict[str, Any]) -> None:
     ],
 )
 def test_a_base_that_gets_no_adapters_is_a_failure(
-    hub: dict[str, Any], monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any], told: str
+    hub: dict[str, Any], tmp_path: Path, changed: dict[str, Any], told: str
 ) -> None:
-    monkeypatch.setattr(base_model, "hub_config", lambda repo: json.dumps(hub | changed).encode())
+    (tmp_path / "config.json").write_text(json.dumps(hub | changed))
     (found,) = check_lora(Subject(EXAMPLE, load(EXAMPLE)))
     assert (found.state, found.what) == ("failed", "lora")
     assert found.detail.startswith(f"train.lora: models.base {told}")
@@ -76,7 +77,7 @@ def test_a_base_that_gets_no_adapters_is_a_failure(
 def test_without_the_models_config_nothing_is_said_of_it(
     hub: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base_model, "hub_config", lambda repo: None)
+    monkeypatch.setattr(base_model, "hub_files", lambda repo: None)
     (found,) = check_lora(Subject(EXAMPLE, load(EXAMPLE)))
     assert (found.state, found.detail.startswith("not checked here: ")) == ("warning", True)
     plain = load(EXAMPLE)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,10 @@ from train.qwen35 import CONFIG
 from polaris.checks import base_model, gpus, parity
 from polaris.checks.finding import Finding, Subject
 from polaris.checks.parity import ENGINE, PADDING, Compared, check_parity, of_engine, of_padding
+from polaris.imports import model_files, model_name, put_import
 from polaris.load import load
+from polaris.run import inputs_of
+from polaris.storage import open_store
 from polaris.train.compare import Answer
 
 ANSWER = Answer(device="cuda", dtype="bfloat16", tokens=133, padding=0.01, engine=0.02)
@@ -27,7 +31,7 @@ ANSWER = Answer(device="cuda", dtype="bfloat16", tokens=133, padding=0.01, engin
 @pytest.fixture(autouse=True)
 def _no_gpu_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpus, "visible", lambda: [])
-    monkeypatch.setattr(base_model, "hub_config", lambda repo: None)
+    monkeypatch.setattr(base_model, "hub_files", lambda repo: None)
 
 
 def subject(folder: Path, model: Path, *, asked: bool = True, **train: Any) -> Subject:
@@ -85,8 +89,32 @@ def test_what_cannot_be_loaded_here_is_told(tmp_path: Path, monkeypatch: pytest.
     document = yaml.safe_load(asked.path.read_text())
     document["models"]["base"] = {"kind": "checkpoint", "repo": f"owner/name@{'a' * 40}"}
     asked.path.write_text(yaml.safe_dump(document))
-    (engine, _) = check_parity(Subject(asked.path, load(asked.path), parity=True))
-    assert engine.detail == "not checked here: models.base is not on this machine"
+    asked = Subject(asked.path, load(asked.path), parity=True)
+    (engine, _) = check_parity(asked)
+    assert engine.detail.startswith(f"not checked here: models.base.repo: 'owner/name@{'a' * 40}' cannot be")
+    # A cache may hold a part of it.
+    (tmp_path / "part").mkdir()
+    monkeypatch.setattr(parity, "find_spec", find_spec)
+    monkeypatch.setattr(parity, "fetch_repository", lambda repo, setting: tmp_path / "part")
+    (engine, _) = check_parity(asked)
+    assert engine.detail.startswith("not checked here: there are no *.safetensors files in")
+
+
+def test_an_import_is_fetched_to_be_compared(tmp_path: Path) -> None:
+    repo = f"owner/name@{'a' * 40}"
+    asked = subject(tmp_path, tmp_path)
+    document = yaml.safe_load(asked.path.read_text())
+    document["models"]["base"] = {"kind": "checkpoint", "repo": repo}
+    asked.path.write_text(yaml.safe_dump(document))
+    config = load(asked.path)
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"no weights")
+    put_import(open_store(config.store), model_name(repo), model_files(folder), repo)
+    (found, why) = parity.weights_folder(config, "base")
+    assert (why, found and (found / "model.safetensors").read_bytes()) == ("", b"no weights")
+    assert found and found.is_relative_to(inputs_of(config))
 
 
 def test_a_difference_is_judged_by_the_trainings_own_limit(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ KEY = "sk-of-this-test-0123456789"
 def _no_gpu_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setattr(gpus, "visible", lambda: [])
-    monkeypatch.setattr(base_model, "hub_config", lambda repo: None)
+    monkeypatch.setattr(base_model, "hub_files", lambda repo: None)
     monkeypatch.setattr(data, "find_spec", lambda name: None)
 
 
@@ -124,7 +124,8 @@ def test_a_model_that_is_not_at_hand_is_said_to_be_so(tmp_path: Path, a100x4: di
 def test_a_config_json_from_the_hub_is_enough(
     tmp_path: Path, a100x4: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base_model, "hub_config", lambda repo: json.dumps(CONFIG).encode())
+    monkeypatch.setattr(base_model, "hub_files", lambda repo: tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     a100x4["models"]["base"] = {"kind": "checkpoint", "repo": f"owner/name@{'a' * 40}"}
     found = base_model.find_base(subject(tmp_path, a100x4))
     assert found is not None
@@ -138,6 +139,10 @@ def test_weights_are_counted_where_they_are(tmp_path: Path) -> None:
     found = base_model.weights_of(tmp_path)
     assert found is not None
     assert (found.language, found.source) == (12, "counted in the safetensors files")
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": path.name, "b": "another.safetensors"}}))
+    assert base_model.weights_of(tmp_path) is None, "half a download"
+    index.unlink()
     path.write_bytes(b"no weights")
     with pytest.raises(InputError, match="no safetensors file"):
         base_model.weights_of(tmp_path)

@@ -111,7 +111,7 @@ def test_it_loads_and_nothing_is_wrong_with_it(
 ) -> None:
     # The demo's stories stand in for the books, and are shorter than those of a full run.
     monkeypatch.setenv("POLARIS__DATA__MIN_WORDS", "200")
-    monkeypatch.setattr(base_model, "hub_config", lambda repo: None)
+    monkeypatch.setattr(base_model, "hub_files", lambda repo: None)
     monkeypatch.setattr(gpus, "visible", lambda: [])
     monkeypatch.setattr(data, "find_spec", lambda name: None)
     path = _placed(tmp_path, SHIPPED[where])

@@ -117,7 +117,7 @@ def test_the_papers_run_is_what_the_paper_says(
     for key in ("GEMINI_API_KEY", "OPENAI_API_KEY"):
         monkeypatch.delenv(key, raising=False)
     monkeypatch.setattr(gpus, "visible", lambda: [])
-    monkeypatch.setattr(base_model, "hub_config", lambda repo: pytest.fail("the model lies in a folder"))
+    monkeypatch.setattr(base_model, "hub_files", lambda repo: pytest.fail("the model lies in a folder"))
     out = command(capsys, monkeypatch, "check", str(with_data(tmp_path)))
     unseen = [line for line in out.splitlines() if "not checked here: " in line]
     for what in ("judges", "gpus", "engine and trainer", "padding"):

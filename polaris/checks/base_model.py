@@ -12,15 +12,16 @@ from typing import Any
 from polaris.artifact import Artifact, Manifest
 from polaris.checks.finding import Subject
 from polaris.config import RunConfig
-from polaris.errors import InputError, TransientError
+from polaris.errors import InputError
 from polaris.fields import stored_as
-from polaris.imports import find_import, find_repository, is_placeholder, is_weights
+from polaris.imports import SERVED, find_import, find_repository, is_placeholder, is_weights
 from polaris.models import CheckpointModel
 from polaris.recipe import TrainConfig
 from polaris.storage import open_store
 from polaris.train.shape import Parameters, Shape, computed, counted, read_shape
 
 CONFIG = "config.json"
+INDEX = "model.safetensors.index.json"
 HUB_TIMEOUT_S = 10.0
 """Longest wait for the hub's answer to a question about one small file."""
 
@@ -59,7 +60,10 @@ class Source:
 
 
 def source_of(config: RunConfig, name: str) -> Source | None:
-    """Return where a checkpoint model's files lie; None where they are on the hub only, or missing."""
+    """Return where a checkpoint model's files lie; those of the hub are fetched, but for the weights.
+
+    None where they are missing, or the hub does not answer.
+    """
     model = config.models[name]
     assert isinstance(model, CheckpointModel)
     imported: Manifest | None = None
@@ -70,9 +74,10 @@ def source_of(config: RunConfig, name: str) -> Source | None:
     if imported is not None:
         store = open_store(config.store)
         return Source(artifact=Artifact(store, imported, f"imports/{imported.instance}/"))
-    if model.path is not None and model.path.is_dir():
-        return Source(folder=model.path)
-    return None
+    folder = model.path
+    if model.repo is not None:
+        folder = None if is_placeholder(model.repo) else hub_files(model.repo)
+    return Source(folder=folder) if folder is not None and folder.is_dir() else None
 
 
 def config_json(config: RunConfig, name: str) -> dict[str, Any] | None:
@@ -82,13 +87,8 @@ def config_json(config: RunConfig, name: str) -> dict[str, Any] | None:
         InputError: it is no JSON object.
 
     """
-    source, model = source_of(config, name), config.models[name]
-    assert isinstance(model, CheckpointModel)
-    if source is not None:
-        data = source.read(CONFIG)
-    else:
-        asked = model.repo is not None and not is_placeholder(model.repo)
-        data = hub_config(str(model.repo)) if asked else None
+    source = source_of(config, name)
+    data = None if source is None else source.read(CONFIG)
     return None if data is None else _json(data, f"models.{name}: {CONFIG}")
 
 
@@ -110,13 +110,18 @@ def find_base(subject: Subject, train: TrainConfig | None = None) -> Base | None
 
 
 def weights_of(folder: Path) -> Parameters | None:
-    """Return the parameters that a folder's safetensors headers list; None if it holds no such file.
+    """Return the parameters that a folder's safetensors headers list; None if it holds none or not all.
 
     Raises:
         InputError: a file is no safetensors.
 
     """
     tensors: dict[str, Any] = {}
+    index = folder / INDEX
+    if index.is_file():
+        listed = set(_json(index.read_bytes(), str(index)).get("weight_map", {}).values())
+        if not all((folder / name).is_file() for name in listed):
+            return None
     for path in sorted(folder.glob("*.safetensors")):
         with path.open("rb") as file:
             start = file.read(8)
@@ -128,22 +133,34 @@ def weights_of(folder: Path) -> Parameters | None:
 
 
 @functools.cache
-def hub_config(repo: str) -> bytes | None:
-    """Return the config.json of `owner/name@revision` from the hub or its cache, None if neither has it."""
+def hub_files(repo: str) -> Path | None:
+    """Return a folder with the small files of `owner/name@revision`, from the hub or its cache.
+
+    None if neither has its config.json. Weights are not fetched; a cache may hold them.
+    """
     try:
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+        from httpx import HTTPError
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HFValidationError
         from huggingface_hub.utils import logging as hub_logging
     except ImportError:
         return None
     # Its five retries would each be told between the findings.
     hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     name, _, revision = repo.partition("@")
+    small = [pattern for pattern in SERVED if not is_weights(pattern)]
     try:
-        found = hf_hub_download(name, CONFIG, revision=revision, etag_timeout=HUB_TIMEOUT_S)
-        return Path(found).read_bytes()
-    except (OSError, HfHubHTTPError, HFValidationError, TransientError):
+        # Their * also matches a slash.
+        found = snapshot_download(
+            name,
+            revision=revision,
+            allow_patterns=small,
+            ignore_patterns=["*/*"],
+            etag_timeout=HUB_TIMEOUT_S,
+        )
+    except (OSError, HTTPError, HFValidationError):
         return None
+    return Path(found) if (Path(found) / CONFIG).is_file() else None
 
 
 def _json(data: bytes, where: str) -> dict[str, Any]:

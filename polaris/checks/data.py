@@ -118,7 +118,8 @@ def _tokens(config: RunConfig, train: TrainConfig, pairs: Pairs, folder: Path) -
         return unchecked("tokens", why, "pip install 'polaris[train]'"), None
     source = source_of(config, train.base)
     if source is None:
-        return unchecked("tokens", f"the tokenizer of models.{train.base} is not at hand"), None
+        fix = "check where its files are, or where the hub can be reached"
+        return unchecked("tokens", f"the tokenizer of models.{train.base} is not at hand", fix), None
     try:
         from transformers import AutoTokenizer
 

@@ -20,8 +20,11 @@ from polaris.checks import gpus
 from polaris.checks.base_model import config_json, source_of, weights_of
 from polaris.checks.finding import Finding, Subject, failed, unchecked
 from polaris.config import RunConfig
+from polaris.errors import PolarisError
+from polaris.imports import fetch, fetch_repository
 from polaris.models import CheckpointModel
 from polaris.recipe import TrainConfig
+from polaris.run import inputs_of
 from polaris.runtime import die_with_parent, get_logger
 from polaris.train.compare import MODULE, Answer, Question
 from polaris.train.memory import GB
@@ -88,7 +91,7 @@ def _untried(subject: Subject, base: Compared) -> Iterator[Finding]:
 
 def _compared(subject: Subject, base: Compared) -> Iterator[Finding]:
     told = ([ENGINE] if base.engine else []) + [PADDING]
-    folder, why = _folder(subject.config, base.name)
+    folder, why = weights_folder(subject.config, base.name)
     if folder is not None:
         why = _unfit(folder, subject.config.dtype(base.name), base.train)
     if folder is None or why:
@@ -105,25 +108,23 @@ def _compared(subject: Subject, base: Compared) -> Iterator[Finding]:
     yield of_padding(base, answer)
 
 
-def _folder(config: RunConfig, name: str) -> tuple[Path | None, str]:
-    """Return where the model's weights lie on this disk; None and why, where they do not."""
+def weights_folder(config: RunConfig, name: str) -> tuple[Path | None, str]:
+    """Return where the model's weights lie on this disk, fetched if need be; None and why, if they cannot be.
+
+    The copy of an import is the run's own, which its training finds.
+    """
     model = config.models[name]
     assert isinstance(model, CheckpointModel)
     source = source_of(config, name)
-    if source is not None and source.folder is not None:
-        return source.folder, ""
-    if source is not None:
-        return None, f"models.{name} lies in the store, and its weights are not fetched for this"
-    if model.repo is not None and find_spec("huggingface_hub") is not None:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import LocalEntryNotFoundError
-
-        repo, _, revision = model.repo.partition("@")
-        try:
-            return Path(snapshot_download(repo, revision=revision or None, local_files_only=True)), ""
-        except (LocalEntryNotFoundError, OSError):
-            pass
-    return None, f"models.{name} is not on this machine"
+    try:
+        if source is not None and source.artifact is not None:
+            artifact = source.artifact
+            return fetch(artifact.store, artifact.manifest, inputs_of(config)), ""
+        if model.repo is not None:
+            return fetch_repository(model.repo, f"models.{name}.repo"), ""
+    except (PolarisError, ImportError) as error:
+        return None, str(error)
+    return (source.folder, "") if source is not None else (None, f"models.{name} is not on this machine")
 
 
 def _unfit(folder: Path, dtype: str, train: TrainConfig) -> str:
