@@ -167,11 +167,25 @@ def test_gpus_are_counted(
 ) -> None:
     monkeypatch.setattr(gpus, "visible", lambda: here)
     monkeypatch.setattr(gpus, "find_spec", lambda name: object())
+    monkeypatch.setattr(gpus, "broken", lambda: "")
     found = list(gpus.check_gpus(subject(tmp_path, a100x4)))
     assert (found[0].what, found[0].state) == ("gpus", state)
     assert told in found[0].detail
     assert state != "failed" or found[0].fix.startswith("set train.processes")
     assert len(found) == 1
+
+
+def test_kernels_that_are_there_and_broken_are_told_of(
+    tmp_path: Path, a100x4: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpus, "visible", lambda: [80_000_000_000] * 4)
+    monkeypatch.setattr(gpus, "find_spec", lambda name: object())
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "fla").mkdir()
+    (tmp_path / "fla" / "__init__.py").write_text("raise RuntimeError('no triton here')")
+    (_, found) = gpus.check_gpus(subject(tmp_path, a100x4))
+    assert (found.state, found.what) == ("warning", "gpus")
+    assert found.detail.endswith("fla-core, which cannot be imported: RuntimeError: no triton here")
 
 
 def test_the_disk_holds_what_a_training_keeps(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 
@@ -11,6 +13,9 @@ from polaris.checks.trainings import at_once, of_each
 from polaris.errors import ConfigError
 from polaris.recipe import TrainConfig
 from polaris.train.worker import require_gpus
+
+LONGEST_S = 120.0
+"""The kernels' import reads torch and triton from the disk."""
 
 
 def visible() -> list[int] | None:
@@ -65,7 +70,19 @@ def _unseen(subject: Subject, train: TrainConfig, found: list[int] | None) -> It
     base = find_base(subject, train)
     if base is None or not base.shape.linear_layers:
         return
-    if find_spec("fla") is None:
-        told = "the linear-attention layers want flash-linear-attention, which is not installed"
-        fix = "install it where the training runs on GPUs; without it they are slow and take more memory"
+    why = "is not installed" if find_spec("fla") is None else broken() if found else ""
+    if why:
+        told = f"the linear-attention layers want the kernels of fla-core, which {why}"
+        fix = "`pip install fla-core` where it trains on GPUs; without them they are slow and take memory"
         yield Finding("warning", "gpus", told, fix) if found else unchecked("linear attention", told, fix)
+
+
+def broken() -> str:
+    """Return why the kernels cannot be imported, '' if they can; transformers quietly does without."""
+    command = [sys.executable, "-c", "from fla.ops.gated_delta_rule import chunk_gated_delta_rule"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST_S)
+    except subprocess.TimeoutExpired:
+        return f"could not be imported within {LONGEST_S:g} s"
+    said = done.stderr.strip().splitlines()[-1:]
+    return f"cannot be imported: {said[0] if said else 'no word'}" if done.returncode else ""

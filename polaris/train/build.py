@@ -152,6 +152,7 @@ def build(
         processing_class=tokenizer,
         peft_config=adapters.peft_config(settings.lora) if settings.lora is not None else None,
     )
+    check_rotary(trainer.model)
     freeze_vision(trainer.model)
     trainer.remove_callback(PrinterCallback)
     return Built(trainer, tokenizer, end_id, len(rows), agreement, opened.budget, reward, held_back)
@@ -182,6 +183,16 @@ def _check(config: RunConfig, base: str) -> None:
         raise ConfigError(
             f"reward.thinking: {base} does not think; leave it out, or set models.{base}.thinking to true"
         )
+
+
+def check_rotary(model: Any) -> None:
+    """Raise ConfigError if rotary frequencies are not fp32: rounded, they are not those that are served."""
+    for name, buffer in model.named_buffers():
+        if "inv_freq" in name and str(buffer.dtype) != "torch.float32":
+            raise ConfigError(
+                f"train.zero_stage: {name} was rounded to {buffer.dtype} while the model was made: install"
+                " deepspeed 0.19.8, which knows data_types.keep_in_fp32_modules, or set train.zero_stage: 2"
+            )
 
 
 def freeze_vision(model: Any) -> int:

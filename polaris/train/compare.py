@@ -146,17 +146,17 @@ def _trainers(question: Question, hardware: Hardware, ids: list[int]) -> tuple[t
     dtype = hardware.load_dtype(question.zero_stage, frozen=question.frozen)
     # TRL's own: it takes the class that the model's config.json names.
     model: Any = create_model_from_path(question.model, dtype=dtype, device_map=None).to(device)
-    with _autocast(hardware):
+    with _autocast(hardware, question.zero_stage):
         ours = parity.trainer_logprobs(model, ids, device)
         return ours, parity.padding_difference(model, ids, device)
 
 
 @contextlib.contextmanager
-def _autocast(hardware: Hardware) -> Iterator[None]:
-    """Multiply in the format in which a training on this hardware does."""
+def _autocast(hardware: Hardware, zero_stage: int) -> Iterator[None]:
+    """Compute as a training on this hardware does: under DeepSpeed nothing is cast."""
     import torch
 
-    if not hardware.mixed:
+    if not hardware.mixed or zero_stage:
         yield
         return
     with torch.autocast("cuda", dtype=torch.bfloat16):

@@ -89,6 +89,12 @@ def deepspeed(stage: int) -> dict[str, Any]:
         "gradient_accumulation_steps": "auto",
         "gradient_clipping": "auto",
         "bf16": {"enabled": "auto"},
+        "data_types": {
+            # Whatever is made while a model is, ZeRO-3 makes in the model's format. Angles of rotary
+            # frequencies that are rounded to bf16 are wrong by radians after some thousand tokens, and the
+            # engine's are not. The other is what DeepSpeed keeps where nothing is named: it routes experts.
+            "keep_in_fp32_modules": ["inv_freq", "e_score_correction_bias"],
+        },
         "zero_allow_untested_optimizer": True,
     }
 

@@ -146,7 +146,10 @@ class Trainer:
                 if not self.team.alone and not stop.requested:
                     raise TransientError(f"{self.team.others} was told to stop; all have saved: run again")
                 raise Stopped(reported - 128)
-            if reported == DONE and code == 0:
+            if reported == DONE:
+                # It is the last that they do: what a library meets as its process is taken down is no loss.
+                if code:
+                    log.warning("ended_badly", code=code, last_lines=self._said())
                 return
             if reported == BUG:
                 raise RuntimeError(f"training failed: {message}\n{self._said()}")

@@ -12,7 +12,7 @@ import sys
 import traceback
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from polaris import cpu_engine
 from polaris.config import RunConfig
@@ -209,5 +209,14 @@ def _report(output: Path, error: BaseException) -> None:
     traceback.print_exception(error)
 
 
+def _leave(code: int) -> NoReturn:
+    """End the process at once: engine, CUDA and NCCL may crash or hang while one is taken down."""
+    if (wandb := sys.modules.get("wandb")) is not None:
+        wandb.finish()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    _leave(main())

@@ -14,7 +14,7 @@ from fakes import STORIES, answer, stage
 
 from polaris.artifact import from_rows, to_rows
 from polaris.budget import prefix_of, spent_in
-from polaris.errors import BudgetError, ConfigError, GuardError, InputError, Stopped, TransientError
+from polaris.errors import DONE, BudgetError, ConfigError, GuardError, InputError, Stopped, TransientError
 from polaris.load import load
 from polaris.runtime import StopFlag
 from polaris.train import checkpoint, spent, worker
@@ -142,6 +142,13 @@ def test_how_a_worker_ends_is_how_the_stage_ends(tmp_path, monkeypatch, end, err
     trainer = Trainer(Job(*[tmp_path] * 4), 1, {}, worker="stub_worker")
     with pytest.raises(error, match=message):
         trainer.run(StopFlag(), lambda: None)
+
+
+@pytest.mark.slow
+def test_a_crash_while_a_process_is_taken_down_loses_no_training(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), str(HERE.parent.parent)]))
+    (tmp_path / "end").write_text(json.dumps({"code": DONE, "says": "pure virtual method called", "exit": 1}))
+    Trainer(Job(*[tmp_path] * 4), 1, {}, worker="stub_worker").run(StopFlag(), lambda: None)
 
 
 def test_worker_environment_leaves_what_the_user_set(monkeypatch):
