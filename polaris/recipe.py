@@ -240,7 +240,7 @@ class TrainConfig(Section):
     """vLLM inside the training process, or transformers' own generate."""
     engine_memory: Operational[float] = Field(default=0.3, gt=0, le=1)
     """Share of GPU memory for the colocated engine."""
-    engine_max_difference: Operational[float] = Field(default=0.25, gt=0)
+    engine_max_difference: Operational[float] = Field(default=0.5, gt=0)
     """The run stops when engine and trainer differ by more than this in a fixed text's log-probs.
 
     bfloat16 alone makes 0.1 of difference on a small model, float32 1e-5.

@@ -175,6 +175,27 @@ def test_gpus_are_counted(
     assert len(found) == 1
 
 
+def test_nothing_is_served_on_gpus_that_train(
+    tmp_path: Path, a100x4: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpus, "visible", lambda: [80_000_000_000] * 4)
+    monkeypatch.setattr(gpus, "broken", lambda: "")
+    a100x4["execute"] = {"parallel": 2}
+    assert all(one.state != "failed" for one in gpus.check_gpus(subject(tmp_path, a100x4)))
+    a100x4["evaluations"] = {
+        "quality": {
+            "kind": "story-quality",
+            "prompts": "heldout.jsonl",
+            "models": ["trained"],
+            "judge": "critic",
+        }
+    }
+    found = [one for one in gpus.check_gpus(subject(tmp_path, a100x4)) if one.state == "failed"]
+    (told,) = [(one.detail, one.fix) for one in found]
+    served = "execute.parallel 2 lets a model be served beside a training, on the same GPUs"
+    assert told == (served, "set execute.parallel: 1")
+
+
 def test_kernels_that_are_there_and_broken_are_told_of(
     tmp_path: Path, a100x4: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

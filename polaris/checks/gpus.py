@@ -38,10 +38,12 @@ def check_gpus(subject: Subject) -> Iterator[Finding]:
     found = visible()
     # All trainings have the same machines.
     yield from _counted(subject.config.training(), found)
-    together = at_once(subject.config)
-    if found and together > 1 and subject.can_i is None:
-        parallel = subject.config.execute.parallel
-        told = f"execute.parallel {parallel} lets {together} trainings run at once, on the same GPUs"
+    together, parallel = at_once(subject.config), subject.config.execute.parallel
+    if found and parallel > 1 and subject.can_i is None and (together > 1 or subject.config.evaluations):
+        others = (
+            f"{together} trainings run at once" if together > 1 else "a model be served beside a training"
+        )
+        told = f"execute.parallel {parallel} lets {others}, on the same GPUs"
         yield failed("gpus", told, "set execute.parallel: 1")
     yield from of_each(subject.config, lambda train: _unseen(subject, train, found))
 

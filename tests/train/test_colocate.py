@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from fakes import write_job
+from held_back import hold_back
 from models import tiny_model
 
 pytestmark = pytest.mark.slow
@@ -32,11 +33,21 @@ if sys.argv[1] == "stale":
     from trl.generation.vllm_generation import VLLMGeneration
     sync, calls = VLLMGeneration.sync_weights, []
     VLLMGeneration.sync_weights = lambda self: calls.append(1) if calls else (calls.append(1), sync(self))
-found = {"code": 0, "message": ""}
+import vllm
+drawn, generate = [], vllm.LLM.generate
+
+def watched(self, prompts, sampling_params, **rest):
+    if sampling_params.max_tokens > 1:
+        names = ("temperature", "top_k", "repetition_penalty")
+        drawn.append([getattr(sampling_params, name) for name in names])
+    return generate(self, prompts, sampling_params=sampling_params, **rest)
+
+vllm.LLM.generate = watched
+found = {"code": 0, "message": "", "drawn": drawn}
 try:
     train(job, load(job.config), StopFlag(), judge=invented_judge)
 except PolarisError as error:
-    found = {"code": error.code, "message": str(error)}
+    found |= {"code": error.code, "message": str(error)}
 (job.output / "found.json").write_text(json.dumps(found))
 """
 
@@ -62,6 +73,10 @@ def run(job, fault="none"):
     return found["code"], found["message"], rows
 
 
+def drawn(job):
+    return json.loads((job.output / "found.json").read_text())["drawn"]
+
+
 def colocated(folder, base, **changed):
     settings = {"rollout_engine": "vllm", "max_completion_tokens": 24, "max_steps": 2, "learning_rate": 1e-2}
     return write_job(folder, base, **settings | changed)
@@ -69,10 +84,16 @@ def colocated(folder, base, **changed):
 
 def test_engine_follows_every_update(tmp_path):
     base = tiny_model(tmp_path / "base")
-    code, message, rows = run(colocated(tmp_path / "a", base))
+    sampling = {"temperature": 0.5, "top_k": 9, "repetition_penalty": 1.25}
+    job = colocated(tmp_path / "a", base, validation={"every_steps": 2, "sampling": sampling})
+    hold_back(job.pairs)
+    code, message, rows = run(job)
     assert code == 0, message
     assert [row["hri/references"] for row in rows] == [0, 2]
     assert all(0 < row["engine/logprob_max_difference"] < 1e-3 for row in rows)
+    # Before the first step and after the second, by its own sampling, which does not stay.
+    its, ours = [0.5, 9, 1.25], [1.0, 20, 1.1]
+    assert [one for i, one in enumerate(drawn(job)) if not i or one != drawn(job)[i - 1]] == [its, ours, its]
 
 
 def test_a_stale_engine_stops_the_run(tmp_path):

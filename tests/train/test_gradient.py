@@ -64,13 +64,20 @@ def second_step(job, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("kind", "shaping"),
-    [("bnpo", False), ("bnpo", True), ("dapo", True), ("grpo", False), ("dr_grpo", True)],
+    ("kind", "shaping", "again"),
+    [
+        ("bnpo", False, False),
+        ("bnpo", True, False),
+        ("bnpo", True, True),
+        ("dapo", True, False),
+        ("grpo", False, False),
+        ("dr_grpo", True, False),
+    ],
 )
-def test_the_gradient_is_the_hand_written_losss(tmp_path, base, monkeypatch, kind, shaping):
+def test_the_gradient_is_the_hand_written_losss(tmp_path, base, monkeypatch, kind, shaping, again):
     hri = {"warmup_steps": 1, "shaping": "luffy" if shaping else "none"}
     settings = {"loss": kind, "hri": hri, "max_steps": 2, "max_grad_norm": 1e9}
-    job = write_job(tmp_path / "a", base, **settings)
+    job = write_job(tmp_path / "a", base, gradient_checkpointing=again, **settings)
     seen, found = second_step(job, monkeypatch)
     assert sorted(sum(seen["micro"], [])) == list(range(6))
     assert len(seen["micro"]) == 2

@@ -8,11 +8,14 @@ import pytest
 import torch
 from accelerate import PartialState
 from heavy import GRPOConfig, GRPOTrainer, VLLMGeneration, grpo_trainer, trl
+from trl.kernels import chunked_logprob
+from trl.trainer import utils
 from trl.trainer.utils import get_callable_name, is_async_callable
 
 from polaris.errors import ConfigError
 from polaris.recipe import HRIConfig, Loss, Sampling
 from polaris.train.build import hide_rows
+from polaris.train.memory import HEAD_COLUMNS, HEAD_TOKENS
 from polaris.train.reward import Reward
 from polaris.train.trainer import check_arguments
 
@@ -93,6 +96,17 @@ def test_the_engine_takes_lists_of_prompts_and_is_reached_as_llm():
     ):
         assert fragment in source, f"{VERSION}: VLLMGeneration has no `{fragment}`"
     assert hasattr(grpo_trainer, "VLLMGeneration"), VERSION
+
+
+def test_the_head_is_fused_in_the_tiles_that_the_memory_plan_takes():
+    for method, fragment in (
+        (GRPOTrainer.__init__, "add_fused_lm_head("),
+        (GRPOTrainer._get_per_token_logps_and_entropies, "fused_lm_head=True"),
+    ):
+        source = inspect.getsource(inspect.unwrap(method))
+        assert fragment in source, f"{VERSION}: {method.__name__} has no `{fragment}`"
+    tile = chunked_logprob.TOKEN_CHUNK_SIZE, utils._CHUNKED_LOGPROB_CHUNK_SIZE
+    assert tile == (HEAD_TOKENS, HEAD_COLUMNS), f"{VERSION}: its tiles are {tile}"
 
 
 def test_extra_tensors_survive_shuffling_and_splitting():
