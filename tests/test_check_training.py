@@ -186,7 +186,7 @@ def test_nothing_is_served_on_gpus_that_train(
         "quality": {
             "kind": "story-quality",
             "prompts": "heldout.jsonl",
-            "models": ["trained"],
+            "models": ["hri"],
             "judge": "critic",
         }
     }
