@@ -11,7 +11,7 @@ from polaris.checks.base_model import Base, find_base
 from polaris.checks.finding import Finding, Subject, failed, unchecked
 from polaris.checks.trainings import of_each
 from polaris.recipe import TrainConfig
-from polaris.train.memory import GB, PHASES, SPARE, MemoryPlan, plan
+from polaris.train.memory import ENGINE_OTHER, GB, PHASES, SPARE, MemoryPlan, plan
 from polaris.train.settings import Hardware, grpo_arguments
 
 ASSUMED = 80.0 * GB
@@ -62,11 +62,14 @@ def of_plan(base: Base, train: TrainConfig, dtype: str, capacity: float, *, know
         return
     engine = found.engine
     told = (
-        f"{engine.share / GB:.1f} GB: {engine.weights / GB:.1f} GB weights, {engine.cache / GB:.1f} GB cache;"
-        f" a row of full length takes {engine.row / GB:.2f} GB"
+        f"{engine.share / GB:.1f} GB: {engine.weights / GB:.1f} GB weights, {ENGINE_OTHER / GB:.1f} GB activations"
+        f" and CUDA graphs (taken), {engine.cache / GB:.1f} GB cache; a row of full length takes"
+        f" {engine.row / GB:.2f} GB"
     )
     if engine.at_once:
         told += f", {engine.at_once} of {engine.rows} rows at a time"
+        if base.shape.vision:
+            told += "; what vLLM's trial with the largest image takes of the cache is not counted"
         yield Finding("ok", "engine", told)
     else:
         need_share = min(1.0, (engine.share - engine.cache + engine.row) / capacity)
