@@ -62,8 +62,8 @@ def of_plan(base: Base, train: TrainConfig, dtype: str, capacity: float, *, know
         return
     engine = found.engine
     told = (
-        f"{engine.share / GB:.1f} GB: {engine.weights / GB:.1f} GB weights, {ENGINE_OTHER / GB:.1f} GB activations"
-        f" and CUDA graphs (taken), {engine.cache / GB:.1f} GB cache; a row of full length takes"
+        f"{engine.share / GB:.1f} GB: {engine.weights / GB:.1f} GB weights, {ENGINE_OTHER / GB:.1f} GB"
+        f" activations and CUDA graphs (taken), {engine.cache / GB:.1f} GB cache; a row of full length takes"
         f" {engine.row / GB:.2f} GB"
     )
     if engine.at_once:
