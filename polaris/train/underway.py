@@ -55,7 +55,7 @@ class Notes:
 def read(output: Path) -> list[Row]:
     """Return what each process has noted last; nothing of one that was killed at its first line."""
     found = []
-    for path in sorted((output / FOLDER).glob("*.jsonl")):
+    for path in _files(output / FOLDER):
         try:
             lines = path.read_text(encoding="utf-8").split("\n")[:-1]
         except FileNotFoundError:
@@ -64,6 +64,14 @@ def read(output: Path) -> list[Row]:
         if lines:
             found.append(json.loads(lines[-1]))
     return found
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the files of all processes, none where the folder goes while it is listed."""
+    try:
+        return sorted(path for path in folder.iterdir() if path.suffix == ".jsonl")
+    except FileNotFoundError:
+        return []
 
 
 def place(row: Row) -> str:

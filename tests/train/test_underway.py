@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from pathlib import Path
 
 import pytest
 from fake_endpoint import Reply, error, fake_endpoint
@@ -121,3 +122,15 @@ def test_an_answer_that_was_kept_is_told_of_at_once(tmp_path):
             )
             asyncio.run(ask(client))
     assert told == [(0, 0), (1, 0), (0, 1)]
+
+
+def test_a_folder_that_goes_while_it_is_listed_holds_no_notes(tmp_path, monkeypatch):
+    note(tmp_path, 1, 1)
+    listed = Path.iterdir
+
+    def late(folder):
+        forget(tmp_path)
+        return listed(folder)
+
+    monkeypatch.setattr(Path, "iterdir", late)
+    assert read(tmp_path) == []
