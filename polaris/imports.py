@@ -216,10 +216,11 @@ def _unsaid(repo: str, setting: str) -> str:
     return f"{setting}: value '{repo}'; put the commit of the repository in the place of REVISION"
 
 
-def fetch_repository(repo: str, setting: str) -> Path:
+def fetch_repository(repo: str, setting: str, *, weights: bool = True) -> Path:
     """Return the local folder of `owner/name@revision`, from the hub or its local cache.
 
-    Only what `is_served` is fetched; a cache may hold more of the repository.
+    Only what `is_served` is fetched, and no weights if they are not wanted; a cache may hold more of the
+    repository.
     Raises ConfigError naming the setting if the hub has no such revision, TransientError if it is away.
     """
     if is_placeholder(repo):
@@ -229,10 +230,11 @@ def fetch_repository(repo: str, setting: str) -> Path:
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
     name, _, revision = repo.partition("@")
+    wanted = [pattern for pattern in SERVED if weights or not is_weights(pattern)]
     try:
         # Their * also matches a slash.
         below = ["*/*"]
-        found = snapshot_download(name, revision=revision, allow_patterns=list(SERVED), ignore_patterns=below)
+        found = snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=below)
         return Path(found)
     except (HFValidationError, RepositoryNotFoundError, RevisionNotFoundError) as error:
         what = " ".join(str(error).split())

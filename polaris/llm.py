@@ -46,6 +46,11 @@ log = get_logger("llm")
 class ChatClient(Caller):
     """Asks one endpoint, and never twice what it has an answer to."""
 
+    _known: dict[str, ChatAnswer | None]
+    """What `remember` was given; None for what the cache holds."""
+    _puts: set[Future[ChatAnswer]]
+    """Answers on their way into the cache."""
+
     def __init__(
         self,
         endpoint: Endpoint,
@@ -88,16 +93,10 @@ class ChatClient(Caller):
             stopped: once it says so no attempt is begun any more: calls that wait for one are cancelled.
 
         """
-        limits = Limits(
-            concurrency,
-            requests_per_minute=_shared(endpoint.requests_per_minute, share),
-            tokens_per_minute=_shared(endpoint.tokens_per_minute, share),
-            clock=clock,
-        )
         patience = Patience(attempts, deadline_s, outage_s, backoff_s, longest_wait_s, longest_retry_after_s)
         super().__init__(
             endpoint,
-            limits,
+            _limits(endpoint, concurrency, share, clock),
             Retries(patience),
             timeout_s=timeout_s,
             prices=prices or Prices(),
@@ -107,11 +106,9 @@ class ChatClient(Caller):
             stopped=stopped,
         )
         self._cache = cache
-        self._known: dict[str, ChatAnswer | None] = {}
-        """What `remember` was given; None for what the cache holds."""
+        self._known = {}
         self._threads: ThreadPoolExecutor | None = None
-        self._puts: set[Future[ChatAnswer]] = set()
-        """Answers on their way into the cache."""
+        self._puts = set()
         self._same: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def __aenter__(self) -> ChatClient:
@@ -299,6 +296,15 @@ class ChatClient(Caller):
         if self._threads is None:
             self._threads = ThreadPoolExecutor(CACHE_THREADS, thread_name_prefix="cache")
         return self._threads
+
+
+def _limits(endpoint: Endpoint, concurrency: int, share: int, clock: Callable[[], float]) -> Limits:
+    return Limits(
+        concurrency,
+        requests_per_minute=_shared(endpoint.requests_per_minute, share),
+        tokens_per_minute=_shared(endpoint.tokens_per_minute, share),
+        clock=clock,
+    )
 
 
 def _shared(per_minute: int | None, share: int) -> float | None:

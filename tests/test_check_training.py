@@ -167,7 +167,7 @@ def test_gpus_are_counted(
 ) -> None:
     monkeypatch.setattr(gpus, "visible", lambda: here)
     monkeypatch.setattr(gpus, "find_spec", lambda name: object())
-    monkeypatch.setattr(gpus, "broken", lambda: "")
+    monkeypatch.setattr(gpus, "kernels_error", lambda: "")
     found = list(gpus.check_gpus(subject(tmp_path, a100x4)))
     assert (found[0].what, found[0].state) == ("gpus", state)
     assert told in found[0].detail
@@ -179,7 +179,7 @@ def test_nothing_is_served_on_gpus_that_train(
     tmp_path: Path, a100x4: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gpus, "visible", lambda: [80_000_000_000] * 4)
-    monkeypatch.setattr(gpus, "broken", lambda: "")
+    monkeypatch.setattr(gpus, "kernels_error", lambda: "")
     a100x4["execute"] = {"parallel": 2}
     assert all(one.state != "failed" for one in gpus.check_gpus(subject(tmp_path, a100x4)))
     a100x4["evaluations"] = {
@@ -204,6 +204,7 @@ def test_kernels_that_are_there_and_broken_are_told_of(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     (tmp_path / "fla").mkdir()
     (tmp_path / "fla" / "__init__.py").write_text("raise RuntimeError('no triton here')")
+    monkeypatch.setattr(gpus, "kernels_error", gpus.kernels_error.__wrapped__)
     (_, found) = gpus.check_gpus(subject(tmp_path, a100x4))
     assert (found.state, found.what) == ("warning", "gpus")
     assert found.detail.endswith("fla-core, which cannot be imported: RuntimeError: no triton here")

@@ -12,9 +12,9 @@ from typing import Any
 from polaris.artifact import Artifact, Manifest
 from polaris.checks.finding import Subject
 from polaris.config import RunConfig
-from polaris.errors import InputError
+from polaris.errors import ConfigError, InputError, TransientError
 from polaris.fields import stored_as
-from polaris.imports import SERVED, find_import, find_repository, is_placeholder, is_weights
+from polaris.imports import fetch_repository, find_import, find_repository, is_placeholder, is_weights
 from polaris.models import CheckpointModel
 from polaris.recipe import TrainConfig
 from polaris.storage import open_store
@@ -22,8 +22,6 @@ from polaris.train.shape import Parameters, Shape, computed, counted, read_shape
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
-HUB_TIMEOUT_S = 10.0
-"""Longest wait for the hub's answer to a question about one small file."""
 
 
 @dataclass(frozen=True)
@@ -139,28 +137,14 @@ def hub_files(repo: str) -> Path | None:
     None if neither has its config.json. Weights are not fetched; a cache may hold them.
     """
     try:
-        from httpx import HTTPError
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HFValidationError
         from huggingface_hub.utils import logging as hub_logging
-    except ImportError:
+
+        # Its five retries would each be told between the findings.
+        hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+        found = fetch_repository(repo, "repo", weights=False)
+    except (ImportError, ConfigError, TransientError):
         return None
-    # Its five retries would each be told between the findings.
-    hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    name, _, revision = repo.partition("@")
-    small = [pattern for pattern in SERVED if not is_weights(pattern)]
-    try:
-        # Their * also matches a slash.
-        found = snapshot_download(
-            name,
-            revision=revision,
-            allow_patterns=small,
-            ignore_patterns=["*/*"],
-            etag_timeout=HUB_TIMEOUT_S,
-        )
-    except (OSError, HTTPError, HFValidationError):
-        return None
-    return Path(found) if (Path(found) / CONFIG).is_file() else None
+    return found if (found / CONFIG).is_file() else None
 
 
 def _json(data: bytes, where: str) -> dict[str, Any]:

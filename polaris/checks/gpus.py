@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -72,14 +73,15 @@ def _unseen(subject: Subject, train: TrainConfig, found: list[int] | None) -> It
     base = find_base(subject, train)
     if base is None or not base.shape.linear_layers:
         return
-    why = "is not installed" if find_spec("fla") is None else broken() if found else ""
+    why = "is not installed" if find_spec("fla") is None else kernels_error() if found else ""
     if why:
         told = f"the linear-attention layers want the kernels of fla-core, which {why}"
         fix = "`pip install fla-core` where it trains on GPUs; without them they are slow and take memory"
         yield Finding("warning", "gpus", told, fix) if found else unchecked("linear attention", told, fix)
 
 
-def broken() -> str:
+@functools.cache
+def kernels_error() -> str:
     """Return why the kernels cannot be imported, '' if they can; transformers quietly does without."""
     command = [sys.executable, "-c", "from fla.ops.gated_delta_rule import chunk_gated_delta_rule"]
     try:

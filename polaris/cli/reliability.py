@@ -34,6 +34,13 @@ Resamples = Annotated[
     int, typer.Option(min=100, metavar="N", help="Bootstrap resamples behind the intervals.")
 ]
 Seed = Annotated[int, typer.Option(metavar="N", help="Seed of the resampling.")]
+PairsFile = Annotated[
+    Path,
+    typer.Argument(
+        metavar="PAIRS.jsonl",
+        help="Rows {prompt, chosen_story, rejected_story, chosen_upvotes?, rejected_upvotes?, id?}.",
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -82,13 +89,7 @@ def reliability(
 
 def validate(
     context: typer.Context,
-    pairs: Annotated[
-        Path,
-        typer.Argument(
-            metavar="PAIRS.jsonl",
-            help="Rows {prompt, chosen_story, rejected_story, chosen_upvotes?, rejected_upvotes?, id?}.",
-        ),
-    ],
+    pairs: PairsFile,
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="DIR", help="Folder for scores, validation.json and validation.html."),

@@ -27,6 +27,21 @@ Only = Annotated[
     ),
 ]
 
+NoNeeds = Annotated[
+    bool,
+    typer.Option(
+        "--no-needs", help="Make what `--only` names and nothing before it, which must be complete."
+    ),
+]
+CheckNeeds = Annotated[
+    bool,
+    typer.Option(
+        "--check-needs",
+        help="Start nothing; say what is to do, and fail if a need is missing. Waits while another process"
+        " carries the run out.",
+    ),
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add this file's commands."""
@@ -42,20 +57,8 @@ def register(app: typer.Typer) -> None:
 def run(
     config: ConfigFile,
     only: Only = [],  # noqa: B006
-    no_needs: Annotated[
-        bool,
-        typer.Option(
-            "--no-needs", help="Make what `--only` names and nothing before it, which must be complete."
-        ),
-    ] = False,
-    check_needs: Annotated[
-        bool,
-        typer.Option(
-            "--check-needs",
-            help="Start nothing; say what is to do, and fail if a need is missing. Waits while another"
-            " process carries the run out.",
-        ),
-    ] = False,
+    no_needs: NoNeeds = False,
+    check_needs: CheckNeeds = False,
     verbose: Verbose = False,
 ) -> None:
     """Carry a run out: start what is missing, skip what is complete, go on where it stopped.

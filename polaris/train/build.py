@@ -8,6 +8,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from datasets import Dataset
 from transformers import AutoTokenizer, PrinterCallback
 from transformers.utils import logging as transformers_logging
@@ -126,19 +127,7 @@ def build(
     if settings.zero_stage and not hardware.cuda:
         cpu_engine.join_processes()
     opened = Opened(judge) if judge is not None else _open_judge(config, settings)
-    reward = Reward(
-        opened.ask,
-        config.reward,
-        tokenizer,
-        thinking=thinking,
-        end_id=end_id,
-        max_completion_tokens=settings.max_completion_tokens,
-        processes=settings.world_size,
-        notes=Notes(job.output, int(os.environ.get("RANK", "0"))),
-        **_booked(opened.client),
-    )
-    if opened.client:
-        opened.client.on_spending = reward.note
+    reward = _reward(job, config, settings, tokenizer, end_id, opened)
     agreement = Agreement(lambda: reward.outcome, config.reward)
     trainer = ReferenceTrainer(
         hri=settings.hri,
@@ -156,6 +145,26 @@ def build(
     freeze_vision(trainer.model)
     trainer.remove_callback(PrinterCallback)
     return Built(trainer, tokenizer, end_id, len(rows), agreement, opened.budget, reward, held_back)
+
+
+def _reward(
+    job: Job, config: RunConfig, settings: TrainConfig, tokenizer: Any, end_id: int, opened: Opened
+) -> Reward:
+    """Return the reward of stories that a judge scores; what the judge's client spends is noted at once."""
+    reward = Reward(
+        opened.ask,
+        config.reward,
+        tokenizer,
+        thinking=config.thinking(settings.base),
+        end_id=end_id,
+        max_completion_tokens=settings.max_completion_tokens,
+        processes=settings.world_size,
+        notes=Notes(job.output, int(os.environ.get("RANK", "0"))),
+        **_booked(opened.client),
+    )
+    if opened.client:
+        opened.client.on_spending = reward.note
+    return reward
 
 
 def _booked(client: ChatClient | None) -> dict[str, Any]:
@@ -188,7 +197,7 @@ def _check(config: RunConfig, base: str) -> None:
 def check_rotary(model: Any) -> None:
     """Raise ConfigError if rotary frequencies are not fp32: rounded, they are not those that are served."""
     for name, buffer in model.named_buffers():
-        if "inv_freq" in name and str(buffer.dtype) != "torch.float32":
+        if "inv_freq" in name and buffer.dtype != torch.float32:
             raise ConfigError(
                 f"train.zero_stage: {name} was rounded to {buffer.dtype} while the model was made: install"
                 " deepspeed 0.19.8, which knows data_types.keep_in_fp32_modules, or set train.zero_stage: 2"

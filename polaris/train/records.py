@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from polaris.artifact import Output, Progress, from_rows, to_rows
+from polaris.artifact import Output, Progress, from_rows
 from polaris.runtime import get_logger
 from polaris.train import checkpoint, spent
 from polaris.train.events import write_events
@@ -28,19 +28,12 @@ def restore(progress: Progress, output: Path, last_step: int) -> None:
 
     The later ones will be made again; what they cost is remembered, for it was paid.
     """
-    path = output / VALIDATION
-    stored = to_rows(progress.get(VALIDATION) or b"", VALIDATION)
-    local_rows = checkpoint.read_metrics(path)
-    kept, lost = spent.part(stored, local_rows, last_step)
-    spent.book(progress, lost)
-    if stored or local_rows:
-        checkpoint.write_metrics(path, kept)
-        progress.put(VALIDATION, from_rows(kept))
+    of_the_store = spent.rewind(progress, VALIDATION, output / VALIDATION, last_step)
     for name in progress.names(f"{SAMPLES}/"):
         step, local = _step_of(name), output / name
         if step is None or step > last_step:
             progress.delete(name)
-        elif (kept == stored[: len(kept)] or not local.exists()) and (data := progress.get(name)) is not None:
+        elif (of_the_store or not local.exists()) and (data := progress.get(name)) is not None:
             local.parent.mkdir(exist_ok=True)
             local.write_bytes(data)
     for local in (output / SAMPLES).glob("*"):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from polaris.errors import ConfigError
-from polaris.recipe import Sampling, TrainConfig
+from polaris.recipe import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def grpo_arguments(
         "shuffle_dataset": False,
         "max_completion_length": train.max_completion_tokens,
         **_optimisation(train),
-        **_sampling(train.sampling),
+        **train.sampling.model_dump(),
         "chat_template_kwargs": {"enable_thinking": thinking},
         "gradient_checkpointing": train.gradient_checkpointing,
         "bf16": hardware.mixed,
@@ -165,15 +165,6 @@ def grpo_arguments(
     if train.zero_stage:
         arguments["deepspeed"] = deepspeed(train.zero_stage)
     return arguments
-
-
-def _sampling(sampling: Sampling) -> dict[str, Any]:
-    return {
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "top_k": sampling.top_k,
-        "repetition_penalty": sampling.repetition_penalty,
-    }
 
 
 def _engine(train: TrainConfig, hardware: Hardware, end_id: int) -> dict[str, Any]:

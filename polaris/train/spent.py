@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
-from polaris.artifact import Progress
+from polaris.artifact import Progress, from_rows, to_rows
+from polaris.train import checkpoint
 from polaris.train.job import COST, EVENTS, SPENT
 from polaris.train.underway import IN_FLIGHT, place
 
@@ -24,12 +26,21 @@ def read(progress: Progress) -> dict[str, Any]:
     return dict.fromkeys((*COST, *EVENTS), 0.0) | {"paid": {}, "found": {}, "booked": []} | found
 
 
-def part(stored: Sequence[Row], local: Sequence[Row], last_step: int) -> tuple[list[Row], list[Row]]:
-    """Return the rows up to a step, of the copy that has more of them, and all others of both, once each."""
+def rewind(progress: Progress, name: str, path: Path, last_step: int) -> bool:
+    """Cut rows back to a step, in the store under `name` and here; what the others cost is booked before.
+
+    Of the two copies the one with more rows up to the step stands; return whether it is the store's. Where
+    there is neither, nothing is written.
+    """
+    stored, local = to_rows(progress.get(name) or b"", name), checkpoint.read_metrics(path)
+    if not stored and not path.exists():
+        return True
     kept = max(([row for row in rows if row["step"] <= last_step] for rows in (stored, local)), key=len)
     known = set(map(_name, kept))
-    others = {_name(row): row for row in (*stored, *local)}
-    return kept, [row for name, row in others.items() if name not in known]
+    book(progress, [row for row in (*stored, *local) if _name(row) not in known])
+    checkpoint.write_metrics(path, kept)
+    progress.put(name, from_rows(kept))
+    return kept == stored[: len(kept)]
 
 
 def book(progress: Progress, lost: Iterable[Row]) -> None:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from polaris.artifact import from_rows, to_rows
+from polaris.artifact import to_rows
 from polaris.errors import InputError, TransientError
 from polaris.load import dump
 from polaris.recipe import TrainConfig
@@ -122,7 +122,7 @@ def prepare(context: StageContext, settings: TrainConfig, team: Team) -> Job:
     last_step = checkpoint.step_of(resume.name) or 0 if resume else 0
     if team.leads:
         book_unfinished(context, output)
-        restore_metrics(context, output / METRICS, last_step)
+        spent.rewind(context.progress, METRICS, output / METRICS, last_step)
         records.restore(context.progress, output, last_step)
     else:
         # Node 0 books from the store; what lies here is of an attempt that it has seen the end of.
@@ -170,15 +170,6 @@ def _fetch(context: StageContext, name: str, folder: Path) -> None:
     shutil.rmtree(part, ignore_errors=True)
     context.progress.get_folder(name, part)
     part.rename(folder / name)
-
-
-def restore_metrics(context: StageContext, path: Path, last_step: int) -> None:
-    """Bring back the rows up to a step; what the others cost is remembered, for it was paid."""
-    stored = to_rows(context.progress.get(METRICS) or b"", METRICS)
-    kept, lost = spent.part(stored, checkpoint.read_metrics(path), last_step)
-    spent.book(context.progress, lost)
-    checkpoint.write_metrics(path, kept)
-    context.progress.put(METRICS, from_rows(kept))
 
 
 def book_unfinished(context: StageContext, output: Path) -> None:

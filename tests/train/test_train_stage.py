@@ -19,9 +19,10 @@ from polaris.load import load
 from polaris.runtime import StopFlag
 from polaris.train import checkpoint, spent, worker
 from polaris.train.checkpoint import Layout, write_layout
-from polaris.train.job import Job
+from polaris.train.job import Job, read_status
 from polaris.train.nodes import Team
-from polaris.train.stage import Uploads, book_unfinished, prepare, restore, restore_metrics, run, write
+from polaris.train.spent import rewind
+from polaris.train.stage import Uploads, book_unfinished, prepare, restore, run, write
 from polaris.train.supervise import Trainer, worker_environment
 from polaris.train.underway import Notes
 
@@ -145,10 +146,14 @@ def test_how_a_worker_ends_is_how_the_stage_ends(tmp_path, monkeypatch, end, err
 
 
 @pytest.mark.slow
-def test_a_crash_while_a_process_is_taken_down_loses_no_training(tmp_path, monkeypatch):
+def test_a_crash_while_a_process_is_taken_down_loses_no_training(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), str(HERE.parent.parent)]))
     (tmp_path / "end").write_text(json.dumps({"code": DONE, "says": "pure virtual method called", "exit": 1}))
     Trainer(Job(*[tmp_path] * 4), 1, {}, worker="stub_worker").run(StopFlag(), lambda: None)
+    assert read_status(tmp_path)["code"] == DONE
+    said = capsys.readouterr()
+    assert "ended_badly" in said.out + said.err
+    assert "pure virtual method called" in said.out + said.err
 
 
 def test_worker_environment_leaves_what_the_user_set(monkeypatch):
@@ -235,7 +240,7 @@ def test_what_lost_steps_cost_and_met_is_counted_and_what_was_paid_for_again(tmp
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     taken(rows_of(6, 6, 6, **{"judge/usd": 0.5, "judge/retries": 2}))
-    restore_metrics(context, path, 1)
+    rewind(context.progress, "metrics.jsonl", path, 1)
     # The second step finds four of its six answers in the cache, the third none: other stories.
     taken(rows_of(6, 2, 6, **{"judge/usd": 0.5}))
     notes = Notes(output, 0)
@@ -271,10 +276,10 @@ def test_a_kill_between_booking_a_row_and_dropping_it_changes_nothing(tmp_path, 
     with monkeypatch.context() as killed:
         killed.setattr(checkpoint, "write_metrics", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            restore_metrics(context, path, 1)
+            rewind(context.progress, "metrics.jsonl", path, 1)
     for _ in range(2):
         assert spent.read(context.progress)["paid"] == {"2": 6, "3": 6}
-        restore_metrics(context, path, 1)
+        rewind(context.progress, "metrics.jsonl", path, 1)
     assert checkpoint.read_metrics(path) == timed(1, at=1)
 
 
@@ -284,12 +289,12 @@ def test_rows_of_a_machine_that_comes_back_are_booked_once_and_the_stores_stand(
     checkpoint.write_metrics(first, timed(1, 2, 3, 4, at=1))
     # The fourth's row had not reached the store.
     context.progress.put("metrics.jsonl", from_rows(timed(1, 2, 3, at=1)))
-    restore_metrics(context, second, 1)
+    rewind(context.progress, "metrics.jsonl", second, 1)
     assert spent.read(context.progress)["paid"] == {"2": 6, "3": 6}
     taken = timed(1, at=1) + timed(2, 3, at=5)
     checkpoint.write_metrics(second, taken)
     context.progress.put("metrics.jsonl", from_rows(taken))
-    restore_metrics(context, first, 3)
+    rewind(context.progress, "metrics.jsonl", first, 3)
     assert checkpoint.read_metrics(first) == taken
     assert spent.read(context.progress)["paid"] == {"2": 6, "3": 6, "4": 6}
 

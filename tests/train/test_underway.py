@@ -13,7 +13,8 @@ from polaris.chat import ChatRequest, Endpoint, Prices
 from polaris.llm import ChatClient
 from polaris.storage import FileStore
 from polaris.train.job import Job
-from polaris.train.stage import book_unfinished, restore_metrics
+from polaris.train.spent import rewind
+from polaris.train.stage import book_unfinished
 from polaris.train.underway import Notes, forget, read, untold
 from polaris.train.uploads import Uploads
 
@@ -78,7 +79,7 @@ def test_a_step_with_a_row_is_not_booked_for_its_notes_too(tmp_path, monkeypatch
     path = output / "metrics.jsonl"
     path.write_text('{"step": 1, "judge/calls": 6}\n{"step": 2, "judge/calls": 6}\n')
     book_unfinished(context, output)
-    restore_metrics(context, path, 1)
+    rewind(context.progress, "metrics.jsonl", path, 1)
     assert (spent(context)["calls"], spent(context)["paid"]) == (6, {"2": 6})
 
 
